@@ -1,0 +1,66 @@
+/**
+ * The one hierarchy of errors. Each has a stable `code`; the HTTP answer for a code is made in one place,
+ * `functions/problem.ts`. `message` may reach the wire; `cause` never does, and is never logged as text,
+ * because a client's error can hold the whole failing command.
+ */
+
+/** What is wrong with one place of an input. `path` is dotted, "" for the whole. Never holds the value itself. */
+export type Issue = { path: string; message: string };
+
+export abstract class AppError extends Error {
+  abstract readonly code: string;
+}
+
+/** The input does not have the shape the contract asks for. */
+export class InvalidRequestError extends AppError {
+  override readonly name = "InvalidRequestError";
+  readonly code = "invalid_request";
+  readonly issues: readonly Issue[];
+  constructor(message: string, issues: readonly Issue[] = []) {
+    super(message);
+    this.issues = issues;
+  }
+}
+
+/** A cursor that no page of ours gave out. */
+export class InvalidCursorError extends InvalidRequestError {
+  constructor() {
+    super("The cursor is not one that this list gave out.", [{ path: "cursor", message: "unknown cursor" }]);
+  }
+}
+
+/** An id that cannot be part of a key. */
+export class InvalidIdError extends AppError {
+  override readonly name = "InvalidIdError";
+  readonly code = "invalid_id";
+}
+
+/** Why a storage could not answer. `rejected` means it answered and refused: our command or our credentials are wrong. */
+export type StorageFailure =
+  | "timeout"
+  | "network"
+  | "rate_limited"
+  | "server_error"
+  | "rejected"
+  | "invalid_response";
+
+/** The storage could not answer. Says which driver and operation failed and how, never with which key or value. */
+export class StorageError extends AppError {
+  override readonly name = "StorageError";
+  readonly code = "storage_unavailable";
+  readonly driver: string;
+  readonly operation: string;
+  readonly failure: StorageFailure;
+  constructor(driver: string, operation: string, failure: StorageFailure, options?: { cause?: unknown }) {
+    super(`${driver} storage: ${operation} failed (${failure})`, options);
+    this.driver = driver;
+    this.operation = operation;
+    this.failure = failure;
+  }
+}
+
+/** A session URL that this service will not dial. The message says why and holds at most the host. */
+export class SessionUrlNotAllowedError extends AppError {
+  override readonly name = "SessionUrlNotAllowedError";
+  readonly code = "session_url_not_allowed";
+}

@@ -1,0 +1,52 @@
+/**
+ * Every id is checked here before a key is built from it, and every key of the product is built here, so
+ * that the whole key space can be seen at once. The colon separates segments; conversation ids hold none.
+ */
+import { InvalidIdError } from "./errors.ts";
+
+const CONVERSATION_ID = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
+const REQUEST_ID = /^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$/;
+/** Path segments of the HTTP contract that stand where a conversation id would. */
+const RESERVED = new Set(["new", "list"]);
+
+export function isConversationId(id: string): boolean {
+  return CONVERSATION_ID.test(id) && !RESERVED.has(id);
+}
+
+/** Request and task ids: as conversation ids, and the colon. */
+export function isRequestId(id: string): boolean {
+  return REQUEST_ID.test(id);
+}
+
+/** Returns `id` if it can name a conversation (or another record of ours). Throws InvalidIdError. */
+export function conversationIdOf(id: string): string {
+  if (!isConversationId(id)) {
+    throw new InvalidIdError(
+      "An id is 1 to 128 letters, digits, dots, dashes or underscores, begins with a letter or digit, and is neither new nor list.",
+    );
+  }
+  return id;
+}
+
+export const keys = {
+  session: (conversationId: string) => `elevenlabs:session:${conversationId}`,
+  conversation: (conversationId: string) => `elevenlabs:conversation:${conversationId}`,
+  messages: (conversationId: string) => `elevenlabs:conversation:${conversationId}:messages`,
+  backlog: (conversationId: string) => `elevenlabs:conversation:${conversationId}:backlog`,
+  /** Whoever holds this key hands over the backlog; nobody else does meanwhile. */
+  handover: (conversationId: string) => `elevenlabs:conversation:${conversationId}:handover`,
+  conversations: "elevenlabs:conversations",
+  callback: (conversationId: string, requestId: string) =>
+    `elevenlabs:callback:${conversationId}:${requestId}`,
+} as const;
+
+const OF_A_CONVERSATION = /^elevenlabs:(?:session|conversation|callback):([^:]+)/;
+
+/**
+ * Which keys stand together: a storage that keeps its keys in many places (one Durable Object each) keeps
+ * all keys of one conversation in one place, so that they can be written all or nothing. Every other key
+ * stands alone.
+ */
+export function partitionOf(key: string): string {
+  return OF_A_CONVERSATION.exec(key)?.[1] ?? key;
+}

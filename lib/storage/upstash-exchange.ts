@@ -1,0 +1,105 @@
+/**
+ * One exchange with Upstash's REST API: a request, a checked answer, or a failure of a known kind.
+ *
+ * It stands in for the client's own exchange (`redis.use`), which cannot be asked what went wrong: that one
+ * drops the HTTP status (a 503 and a wrong command both become an UpstashError), writes the whole command
+ * into the message, throws the same TypeError for a dead network and for an answer of a wrong shape, and
+ * takes `[{}]` from a pipeline for an absent value. Protocol: https://upstash.com/docs/redis/features/restapi
+ */
+import type { UpstashRequest } from "@upstash/redis/cloudflare";
+import type { StorageFailure } from "../errors.ts";
+
+export type UpstashExchangeOptions = {
+  /** `https://…`, without a path. */
+  url: string;
+  token: string;
+  /** Milliseconds for the whole exchange: both attempts, the pause between them and the answer's body. */
+  timeoutMs: number;
+};
+
+/** An exchange that failed. The message says only how; `cause` may hold what the server said. */
+export class UpstashExchangeError extends Error {
+  override readonly name = "UpstashExchangeError";
+  readonly failure: StorageFailure;
+  constructor(failure: StorageFailure, options?: { cause?: unknown }) {
+    super(`exchange with Upstash failed (${failure})`, options);
+    this.failure = failure;
+  }
+}
+
+const RETRY_AFTER_MS = 50;
+
+/** `{result}` of a command, or one of them for each command of a pipeline or transaction. */
+export type UpstashAnswer = { result: unknown } | { result: unknown }[];
+
+/**
+ * Sends one request. Throws UpstashExchangeError: also where any command of it failed, and where the answer
+ * is not one `result` for each command, so that garbage never reads as an absent key.
+ */
+export type UpstashExchange = (request: UpstashRequest) => Promise<UpstashAnswer>;
+
+export function createUpstashExchange({ url, token, timeoutMs }: UpstashExchangeOptions): UpstashExchange {
+  const baseUrl = url.replace(/\/$/, "");
+  // Sent back with every request, so that no replica answers that has not seen our own writes.
+  let syncToken = "";
+
+  async function post(path: string[], body: string): Promise<{ response: Response; text: string }> {
+    const signal = AbortSignal.timeout(timeoutMs);
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const response = await fetch([baseUrl, ...path].join("/"), {
+          method: "POST",
+          headers: {
+            authorization: `Bearer ${token}`,
+            "content-type": "application/json",
+            ...(syncToken === "" ? {} : { "upstash-sync-token": syncToken }),
+          },
+          body,
+          // Following a redirect would turn the POST into a GET.
+          redirect: "manual",
+          signal,
+        });
+        return { response, text: await response.text() };
+      } catch (cause) {
+        if (signal.aborted) throw new UpstashExchangeError("timeout", { cause });
+        if (attempt === 2) throw new UpstashExchangeError("network", { cause });
+        await new Promise((resolve) => setTimeout(resolve, RETRY_AFTER_MS));
+      }
+    }
+  }
+
+  return async ({ path = [], body }) => {
+    const { response, text } = await post(path, JSON.stringify(body));
+    if (!response.ok) throw new UpstashExchangeError(failureOf(response.status), { cause: new Error(text) });
+    syncToken = response.headers.get("upstash-sync-token") ?? "";
+
+    const answer = parse(text);
+    if (path.length === 0) return resultOf(answer);
+    const commands: unknown[] = Array.isArray(body) ? body : [];
+    if (!Array.isArray(answer) || answer.length !== commands.length)
+      throw new UpstashExchangeError("invalid_response");
+    return answer.map(resultOf);
+  };
+}
+
+function failureOf(status: number): StorageFailure {
+  if (status === 429) return "rate_limited";
+  if (status >= 500) return "server_error";
+  return status >= 400 ? "rejected" : "invalid_response";
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new UpstashExchangeError("invalid_response", { cause });
+  }
+}
+
+function resultOf(answer: unknown): { result: unknown } {
+  if (typeof answer !== "object" || answer === null) throw new UpstashExchangeError("invalid_response");
+  if ("error" in answer && typeof answer.error === "string")
+    throw new UpstashExchangeError("rejected", { cause: new Error(answer.error) });
+  if (!("result" in answer)) throw new UpstashExchangeError("invalid_response");
+  return { result: answer.result };
+}

@@ -1,0 +1,313 @@
+/**
+ * Storage in Upstash Redis over its REST API: the production driver. Commands are built by `@upstash/redis`;
+ * `upstash-exchange.ts` sends them.
+ *
+ * A request whose answer was lost is sent once more, so every write here may be applied twice without harm:
+ * SET, DEL, EXPIRE, LREM, LTRIM, ZADD, ZREM and ZREMRANGEBYSCORE leave the same state (their results then tell
+ * of the second time); `create` and `claim` find their own value, which carries a nonce; so does
+ * `compareAndSet` with its `next`; RPUSH may repeat an entry, which readers of lists expect.
+ *
+ * What a transaction gives and what it does not: nothing is applied unless all of it is well-formed, and
+ * nothing of anyone else comes in between; but Redis does not roll back where a command meets a key of
+ * another kind. Each key of the product has one kind, so only a mistake in the code can bring that about.
+ */
+import { type Pipeline, Redis, type UpstashResponse } from "@upstash/redis/cloudflare";
+import { StorageError } from "../errors.ts";
+import { compareIndexEntries, decodeIndexCursor, indexPage } from "./index-order.ts";
+import {
+  type IndexEntry,
+  type Storage,
+  type TtlSeconds,
+  ttlMillis,
+  type Write,
+  type WriteResults,
+} from "./storage.ts";
+import { createUpstashExchange, UpstashExchangeError } from "./upstash-exchange.ts";
+import { checkWrites } from "./write-check.ts";
+
+export type UpstashStorageOptions = {
+  /** The REST URL, `https://….upstash.io`. */
+  url: string;
+  token: string;
+  /** Milliseconds until a request is given up, its one retry included. 1,500. */
+  timeoutMs?: number;
+};
+
+const SCAN_PAGE = 100;
+
+/**
+ * KEYS: key. ARGV: expected, ttl in ms or "" for ever, next (missing: delete). Answers 1 also where `next`
+ * stands already, which is how a repeated request finds its own work. No cjson: Upstash's differs.
+ */
+const COMPARE_AND_SET = `
+local standing = redis.call("GET", KEYS[1])
+if standing ~= ARGV[1] then return standing == ARGV[3] and 1 or 0 end
+if not ARGV[3] then redis.call("DEL", KEYS[1])
+elseif ARGV[2] == "" then redis.call("SET", KEYS[1], ARGV[3])
+else redis.call("SET", KEYS[1], ARGV[3], "PX", ARGV[2]) end
+return 1`;
+
+/** Commands added to a transaction, and the reading of their results, in the same order. */
+type Step = { add: (batch: Pipeline) => void; commands: 1 | 2; read: (results: unknown[]) => unknown };
+
+export function createUpstashStorage({ url, token, timeoutMs = 1500 }: UpstashStorageOptions): Storage {
+  const name = "upstash";
+  let client: Redis | undefined;
+
+  /** One client for the storage's life, made when first needed. */
+  function redis(): Redis {
+    if (client) return client;
+    client = new Redis({
+      url,
+      token,
+      // Each request travels when it is made, in the order in which it is made.
+      enableAutoPipelining: false,
+      // What is read is the text that was written: "123" stays text.
+      automaticDeserialization: false,
+      enableTelemetry: false,
+    });
+    const exchange = createUpstashExchange({ url, token, timeoutMs });
+    // The client declares the answer of one command, and reads a pipeline's array through the same door.
+    client.use(async (request) => (await exchange(request)) as UpstashResponse<unknown>);
+    return client;
+  }
+
+  async function ask<T>(operation: string, request: (redis: Redis) => Promise<T>): Promise<T> {
+    try {
+      return await request(redis());
+    } catch (cause) {
+      const failure = cause instanceof UpstashExchangeError ? cause.failure : "rejected";
+      throw new StorageError(name, operation, failure, { cause });
+    }
+  }
+
+  /** Caps lists that have grown too long. Returns whether it did; the next append sees to it otherwise. */
+  async function trim(lists: Map<string, number>): Promise<boolean> {
+    const batch = redis().pipeline();
+    for (const [key, maxLength] of lists) batch.ltrim(key, -maxLength, -1);
+    return batch.exec().then(
+      () => true,
+      () => false,
+    );
+  }
+
+  /**
+   * Turns the lengths that appends answered with into the numbers of dropped entries, and drops them. A list
+   * is full once in its life, so an LTRIM in every append would cost a command that nearly always does
+   * nothing; it travels by itself where it is needed.
+   */
+  async function cap(writes: readonly Write[], results: unknown[]): Promise<unknown[]> {
+    const lists = new Map<string, number>();
+    const dropped = new Map<string, number>();
+    const capped = writes.map((write, i) => {
+      if (write.type !== "append") return results[i];
+      const before = dropped.get(write.key) ?? 0;
+      const surplus = Math.max(0, numberOf(results[i]) - write.maxLength - before);
+      if (surplus > 0) lists.set(write.key, write.maxLength);
+      dropped.set(write.key, before + surplus);
+      return surplus;
+    });
+    if (lists.size === 0 || (await trim(lists))) return capped;
+    return capped.map((result, i) => (writes[i]?.type === "append" ? 0 : result));
+  }
+
+  const storage: Storage = {
+    name,
+
+    get: (key) => ask("get", async (redis) => textOrNull(await redis.get<unknown>(key))),
+
+    async getMany(keys) {
+      if (keys.length === 0) return [];
+      return ask("getMany", async (redis) => {
+        const texts = listOf(textOrNull, await redis.mget<unknown[]>(...keys));
+        if (texts.length !== keys.length) throw new UpstashExchangeError("invalid_response");
+        return texts;
+      });
+    },
+
+    async getAndTouch(key, ttlSeconds) {
+      const expiry = expiryOf(ttlSeconds) ?? ({ persist: true } as const);
+      return ask("getAndTouch", async (redis) => textOrNull(await redis.getex<unknown>(key, expiry)));
+    },
+
+    ttl: (key) =>
+      ask("ttl", async (redis) => {
+        const millis = numberOf(await redis.pttl(key));
+        if (millis === -2) return null;
+        return millis === -1 ? Number.POSITIVE_INFINITY : millis / 1000;
+      }),
+
+    range: (key, start, stop) =>
+      ask("range", async (redis) => listOf(text, await redis.lrange<unknown>(key, start, stop))),
+
+    async listIndex(key, { limit, cursor, minScore }) {
+      const after = cursor === undefined ? undefined : decodeIndexCursor(cursor);
+      return ask("listIndex", async (redis) => {
+        // Entries that score as the cursor's does come again before those below it. There may be any number
+        // of them; a page that they fill is asked for again, larger and from the start, so that what moves
+        // meanwhile cannot hide an entry.
+        for (let count = limit + (after ? 2 : 1); ; count *= 4) {
+          const flat = await redis.zrange<unknown[]>(key, after?.score ?? "+inf", minScore ?? "-inf", {
+            byScore: true,
+            rev: true,
+            withScores: true,
+            offset: 0,
+            count,
+          });
+          const entries = entriesOf(flat);
+          const rest = after ? entries.filter((entry) => compareIndexEntries(after, entry) < 0) : entries;
+          if (rest.length > limit || entries.length < count) return indexPage(rest, limit);
+        }
+      });
+    },
+
+    scan: (prefix, cursor = "0") =>
+      ask("scan", async (redis) => {
+        const match = `${prefix.replace(/[\\*?[\]]/g, "\\$&")}*`;
+        const answer: unknown = await redis.scan(cursor, { match, count: SCAN_PAGE, type: "string" });
+        if (!Array.isArray(answer) || answer.length !== 2) throw new UpstashExchangeError("invalid_response");
+        const next = String(answer[0]);
+        const keys = listOf(text, answer[1]);
+        return next === "0" ? { keys } : { keys, cursor: next };
+      }),
+
+    ping: () =>
+      ask("ping", async (redis) => {
+        if (text(await redis.ping()) !== "PONG") throw new UpstashExchangeError("invalid_response");
+      }),
+
+    async commit<const W extends readonly Write[]>(writes: W) {
+      checkWrites(writes);
+      if (writes.length === 0) return [] as unknown as WriteResults<W>;
+      const steps = writes.map(stepOf);
+      const alone = steps.length === 1 && steps[0]?.commands === 1;
+      const results = await ask("commit", async (redis) => {
+        // A command alone is atomic by itself.
+        const batch = alone ? redis.pipeline() : redis.multi();
+        for (const step of steps) step.add(batch);
+        const answers = await batch.exec<unknown[]>();
+        return steps.map((step) => step.read(answers.splice(0, step.commands)));
+      });
+      return (await cap(writes, results)) as WriteResults<W>;
+    },
+
+    async claim(key, value, ttlSeconds) {
+      const [standing] = await storage.commit([{ type: "create", key, value, ttlSeconds }]);
+      return standing === value ? null : standing;
+    },
+
+    async compareAndSet(key, expected, next, ttlSeconds) {
+      const ttl = ttlMillis(ttlSeconds)?.toString() ?? "";
+      const args = next === null ? [expected, ttl] : [expected, ttl, next];
+      return ask("compareAndSet", async (redis) =>
+        oneOrZero(await redis.eval<string[], unknown>(COMPARE_AND_SET, [key], args)),
+      );
+    },
+  };
+
+  return storage;
+}
+
+function stepOf(write: Write): Step {
+  const { key } = write;
+  switch (write.type) {
+    case "set": {
+      const expiry = expiryOf(write.ttlSeconds) ?? {};
+      return write.returnPrevious
+        ? one((batch) => batch.set(key, write.value, { ...expiry, get: true }), textOrNull)
+        : one((batch) => batch.set(key, write.value, expiry), ok);
+    }
+    case "create":
+      // SET … NX GET in one command answers null on Upstash where NX prevents the write, unlike Redis 7:
+      // https://upstash.com/docs/redis/sdks/ts/commands/string/set
+      return two(
+        (batch) =>
+          batch.set(key, write.value, { ...(expiryOf(write.ttlSeconds) ?? {}), nx: true }).get<unknown>(key),
+        (_, standing) => text(standing),
+      );
+    case "touch":
+      return one((batch) => expire(batch, key, write.ttlSeconds), done);
+    case "delete":
+      return one((batch) => batch.del(key), oneOrZero);
+    case "append":
+      return two(
+        (batch) => expire(batch.rpush(key, write.value), key, write.ttlSeconds),
+        (length) => numberOf(length),
+      );
+    case "remove":
+      return one((batch) => batch.lrem(key, 0, write.value), numberOf);
+    case "index":
+      return one((batch) => batch.zadd(key, { score: write.score, member: write.member }), done);
+    case "unindex":
+      return one((batch) => batch.zrem(key, write.member), oneOrZero);
+    case "prune":
+      return one((batch) => batch.zremrangebyscore(key, "-inf", `(${write.belowScore}`), numberOf);
+  }
+}
+
+function one(add: Step["add"], read: (result: unknown) => unknown): Step {
+  return { add, commands: 1, read: ([result]) => read(result) };
+}
+
+function two(add: Step["add"], read: (first: unknown, second: unknown) => unknown): Step {
+  return { add, commands: 2, read: ([first, second]) => read(first, second) };
+}
+
+/** Whole seconds go as EX, which is what a reader of the commands expects to see. */
+function expiryOf(ttlSeconds: TtlSeconds): { ex: number } | { px: number } | undefined {
+  const millis = ttlMillis(ttlSeconds);
+  if (millis === null) return undefined;
+  return millis % 1000 === 0 ? { ex: millis / 1000 } : { px: millis };
+}
+
+function expire(batch: Pipeline, key: string, ttlSeconds: TtlSeconds): Pipeline {
+  const expiry = expiryOf(ttlSeconds);
+  if (!expiry) return batch.persist(key);
+  return "ex" in expiry ? batch.expire(key, expiry.ex) : batch.pexpire(key, expiry.px);
+}
+
+// --- Results, narrowed: what has another shape is a broken answer, never an absent value -----------------------
+
+function text(result: unknown): string {
+  if (typeof result !== "string") throw new UpstashExchangeError("invalid_response");
+  return result;
+}
+
+function textOrNull(result: unknown): string | null {
+  return result === null ? null : text(result);
+}
+
+function numberOf(result: unknown): number {
+  if (typeof result !== "number") throw new UpstashExchangeError("invalid_response");
+  return result;
+}
+
+function oneOrZero(result: unknown): boolean {
+  return numberOf(result) === 1;
+}
+
+function ok(result: unknown): null {
+  if (result !== "OK") throw new UpstashExchangeError("invalid_response");
+  return null;
+}
+
+/** Of a write whose count is of no interest. */
+function done(result: unknown): null {
+  numberOf(result);
+  return null;
+}
+
+function listOf<T>(read: (item: unknown) => T, result: unknown): T[] {
+  if (!Array.isArray(result)) throw new UpstashExchangeError("invalid_response");
+  return result.map((item: unknown) => read(item));
+}
+
+/** Members and scores alternate; scores are text in RESP2. */
+function entriesOf(result: unknown): IndexEntry[] {
+  const flat = listOf((item) => item, result);
+  return Array.from({ length: flat.length / 2 }, (_, i) => {
+    const score = Number(flat[2 * i + 1]);
+    if (!Number.isFinite(score)) throw new UpstashExchangeError("invalid_response");
+    return { member: text(flat[2 * i]), score };
+  });
+}
