@@ -1,0 +1,128 @@
+/**
+ * JSON at the door: parsing that keeps every key as data, a bound on depth, and validation issues that say
+ * what was expected and never repeat what was sent (it may be a credential).
+ */
+import * as v from "valibot";
+import { InvalidRequestError, type Issue } from "./errors.ts";
+
+export type JsonValue = string | number | boolean | null | JsonValue[] | { [key: string]: JsonValue };
+export type JsonObject = { [key: string]: JsonValue };
+
+/** Deeper nesting is refused: nobody means it, and serialising it again would exhaust the stack. */
+export const MAX_JSON_DEPTH = 100;
+
+export function isJsonObject(value: unknown): value is JsonObject {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isDeeperThan(value: unknown, depth: number): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  if (depth === 0) return true;
+  for (const key in value) {
+    if (isDeeperThan((value as Record<string, unknown>)[key], depth - 1)) return true;
+  }
+  return false;
+}
+
+/** Texts that may hold a number which a double cannot carry back: many digits, an exponent, a negative zero. */
+const MAYBE_INEXACT = /\d{16}|\d[eE]|-0/;
+
+/** JSON.parse source text access (ECMAScript 2026), which the language's type declarations do not know yet. */
+type SourceAccess = {
+  parse(
+    text: string,
+    reviver: (key: string, value: unknown, context: { source?: string }) => unknown,
+  ): unknown;
+  rawJSON(source: string): unknown;
+};
+const { parse, rawJSON } = JSON as unknown as SourceAccess;
+
+/**
+ * Parses so that `stringifyJson` gives back the same JSON value, for any JSON value: a number that a double
+ * would change (a 20-digit id, 1e400, -0) is kept as its source text. Throws SyntaxError.
+ */
+function parseExactly(text: string): unknown {
+  if (!MAYBE_INEXACT.test(text)) return JSON.parse(text);
+  return parse(text, (_key, value, { source }) =>
+    typeof value === "number" && source !== undefined && isInexact(value, source) ? rawJSON(source) : value,
+  );
+}
+
+/** A double carries 15 significant digits for certain (IEEE 754). */
+function isInexact(value: number, source: string): boolean {
+  const significant = source
+    .replace(/[eE].*$/, "")
+    .replace(/[-.]/g, "")
+    .replace(/^0+/, "");
+  if (!Number.isFinite(value) || Object.is(value, -0) || (value === 0 && significant !== "")) return true;
+  return significant.length > 15 && String(value) !== source;
+}
+
+/** A value as JSON text, which keeps even the sign of a negative zero. */
+export function stringifyJson(value: unknown): string {
+  return JSON.stringify(value, (_key, part) => (Object.is(part, -0) ? rawJSON("-0") : part));
+}
+
+/**
+ * Parses a request body that must be a JSON object. Keys named `__proto__` and `constructor` are data.
+ * Throws InvalidRequestError for anything else.
+ */
+export function parseJsonObject(text: string): JsonObject {
+  let value: unknown;
+  try {
+    value = parseExactly(text);
+  } catch {
+    throw new InvalidRequestError(text.trim() === "" ? "The body is empty." : "The body is not valid JSON.");
+  }
+  if (!isJsonObject(value)) throw new InvalidRequestError("The body must be a JSON object.");
+  if (isDeeperThan(value, MAX_JSON_DEPTH)) {
+    throw new InvalidRequestError(`The body is nested deeper than ${MAX_JSON_DEPTH} levels.`);
+  }
+  return value;
+}
+
+/**
+ * A JSON object taken as it is. valibot's own object schemas rebuild objects and leave out keys such as
+ * `__proto__` and `constructor`; this one hands back the very object that came in.
+ */
+export const jsonObject = v.custom<JsonObject>(isJsonObject, "must be a JSON object");
+
+/** Any JSON value, taken as it is; the key must be there. */
+export const jsonValue = v.custom<JsonValue>((value) => value !== undefined, "is required");
+
+/** An ISO 8601 timestamp that names a real moment (no 30th of February). */
+export const isoTimestamp = v.pipe(
+  v.string(),
+  v.isoTimestamp("must be an ISO 8601 timestamp"),
+  v.check((text) => {
+    const day = text.slice(0, 10);
+    const midnight = new Date(`${day}T00:00:00Z`);
+    return !Number.isNaN(midnight.getTime()) && midnight.toISOString().startsWith(day);
+  }, "must be a date that exists"),
+);
+
+/**
+ * Parses with a schema and throws InvalidRequestError with every issue. Fields the schema does not name are
+ * left out of the result.
+ */
+export function validate<S extends v.GenericSchema>(schema: S, value: unknown): v.InferOutput<S> {
+  const result = v.safeParse(schema, value);
+  if (result.success) return result.output;
+  throw new InvalidRequestError(
+    "The request does not have the expected shape.",
+    describeIssues(result.issues),
+  );
+}
+
+/**
+ * Issues as path and expectation. A message of our own is used as it stands, because ours hold no input; the
+ * library's default messages ("Invalid …") repeat what was received, so they are said anew.
+ */
+export function describeIssues(issues: readonly v.BaseIssue<unknown>[]): Issue[] {
+  return issues.map((issue) => ({ path: v.getDotPath(issue) ?? "", message: expectation(issue) }));
+}
+
+function expectation({ message, expected, input }: v.BaseIssue<unknown>): string {
+  if (!message.startsWith("Invalid ")) return message;
+  return input === undefined ? "is required" : `must be ${expected ?? "of another form"}`;
+}

@@ -1,0 +1,85 @@
+/**
+ * One outbound WebSocket of a Worker: open it, write one frame, close it, and learn from the closing
+ * handshake whether the peer read the frame. A peer answers a close frame only after it has read what came
+ * before it, and says 1008 or the like where it did not want it.
+ *
+ * Workers open outbound sockets by `fetch` with an Upgrade header, on http(s) URLs
+ * (developers.cloudflare.com/workers/examples/websockets/#write-a-websocket-client).
+ */
+import type { PushResult } from "./channel.ts";
+
+/** How long the opening handshake, and likewise the closing handshake, may take. */
+export const DIAL_DEADLINE_MS = 5_000;
+
+export type DialOptions = {
+  url: URL;
+  headers?: Record<string, string>;
+  /** The text frame to send. */
+  frame: string;
+  /** Where the peer must speak first: true for the frame that says it is ready. */
+  isReady?: (frame: unknown) => boolean;
+};
+
+const NORMAL_CLOSURE = 1000;
+const NO_STATUS = 1005;
+const NO_HANDSHAKE = 1006;
+
+/** Dials, sends one frame and closes. Redirects are not followed: they could lead anywhere. Never throws. */
+export async function dialAndSend({ url, headers, frame, isReady }: DialOptions): Promise<PushResult> {
+  const opened = await open(url, headers);
+  if (!opened.ok) return opened;
+  const { socket } = opened;
+
+  const { promise, resolve } = Promise.withResolvers<PushResult>();
+  const timer = setTimeout(() => {
+    resolve({ ok: false, failure: "deadline" });
+    socket.close(NORMAL_CLOSURE);
+  }, DIAL_DEADLINE_MS);
+  let sent = false;
+  const send = () => {
+    sent = true;
+    socket.send(frame);
+    socket.close(NORMAL_CLOSURE, "delivered");
+  };
+  socket.addEventListener("message", ({ data }) => {
+    if (!sent && isReady?.(data)) send();
+  });
+  socket.addEventListener("close", ({ code }) =>
+    resolve(sent ? judge(code) : { ok: false, failure: "refused", closeCode: code }),
+  );
+  socket.addEventListener("error", () =>
+    resolve({ ok: false, failure: sent ? "disconnected" : "unreachable" }),
+  );
+  socket.accept();
+  if (isReady === undefined) send();
+
+  const result = await promise;
+  clearTimeout(timer);
+  return result;
+}
+
+async function open(
+  url: URL,
+  headers: Record<string, string> = {},
+): Promise<{ ok: true; socket: WebSocket } | Extract<PushResult, { ok: false }>> {
+  const target = new URL(url);
+  target.protocol = url.protocol === "ws:" ? "http:" : "https:";
+  try {
+    const response = await fetch(target, {
+      headers: { ...headers, Upgrade: "websocket" },
+      redirect: "manual",
+      signal: AbortSignal.timeout(DIAL_DEADLINE_MS),
+    });
+    if (response.webSocket) return { ok: true, socket: response.webSocket };
+    await response.body?.cancel();
+    return { ok: false, failure: response.status >= 500 ? "unreachable" : "refused" };
+  } catch (error) {
+    const timedOut = error instanceof Error && (error.name === "TimeoutError" || error.name === "AbortError");
+    return { ok: false, failure: timedOut ? "deadline" : "unreachable" };
+  }
+}
+
+function judge(closeCode: number): PushResult {
+  if (closeCode === NORMAL_CLOSURE || closeCode === NO_STATUS) return { ok: true };
+  return { ok: false, failure: closeCode === NO_HANDSHAKE ? "disconnected" : "refused", closeCode };
+}

@@ -1,0 +1,47 @@
+/**
+ * The `monitor` channel: ElevenLabs' monitoring socket of a running conversation (Enterprise). It can add
+ * context, but cannot make the agent speak. Its envelope differs from the conversation socket's, and a frame
+ * of the other shape is ignored without an error. No acknowledgement is documented; the closing handshake
+ * shows that the frame was read.
+ */
+import type { Channel, PushableSession } from "./channel.ts";
+import { dialAndSend } from "./dial.ts";
+import { type AllowedHosts, checkPushTarget, isElevenLabsConversationUrl } from "./push-target.ts";
+
+export type MonitorOptions = { apiKey: string; allowedHosts: AllowedHosts };
+
+export function createMonitorChannel({ apiKey, allowedHosts }: MonitorOptions): Channel {
+  function monitorUrl({ wsUrl, agentSessionId }: PushableSession): URL | null {
+    const target = wsUrl === undefined ? null : checkPushTarget(wsUrl, allowedHosts);
+    if (!target?.ok || !isElevenLabsConversationUrl(target.url)) return null;
+    const id = agentSessionId ?? target.url.searchParams.get("conversation_id");
+    if (!id) return null;
+    return new URL(`wss://${target.url.host}/v1/convai/conversations/${encodeURIComponent(id)}/monitor`);
+  }
+  return {
+    name: "monitor",
+    accepts: (session) => monitorUrl(session) !== null,
+    async push(session, message) {
+      const url = monitorUrl(session);
+      if (url === null) return { ok: false, failure: "refused" };
+      return dialAndSend({
+        url,
+        headers: { "xi-api-key": apiKey },
+        frame: JSON.stringify({
+          command_type: "contextual_update",
+          parameters: { contextual_update: message.text },
+        }),
+        isReady: isConnected,
+      });
+    },
+  };
+}
+
+function isConnected(frame: unknown): boolean {
+  if (typeof frame !== "string") return false;
+  try {
+    return (JSON.parse(frame) as { type?: unknown } | null)?.type === "connected";
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,175 @@
+/**
+ * The live sessions: who can be pushed to right now.
+ *
+ * THE RAW RULE. A session record holds the *raw push-capable payload*: the session object exactly as the
+ * ElevenLabs SDK or the page produced it, with its full URL and the tokens in it.
+ *
+ * - *Raw* means: the very JSON value that was registered, deep-equal and in the same key order, for any
+ *   JSON value, unknown and odd keys included. Not a selection of fields, not a rebuilt object.
+ * - *Why an id is not enough*: a session cannot be reopened from its id. The URL's signature and token are
+ *   issued once, expire on their own and are not derivable from anything we could look up later. A record
+ *   that lost them is a record of a session that cannot be reached.
+ * - *What a push needs*: an address that can be dialled (`wsUrl`) or, for WebRTC, a page that attaches
+ *   itself. A registration with neither is refused, because it could only ever disappoint a callback.
+ * - *What must never happen to it*: it is never rebuilt from an id, trimmed, normalised or redacted in
+ *   storage; and never logged, returned by an endpoint or put into an error.
+ *
+ * A session lives 600 s from its registration. Reading it does not make it live longer; registering again
+ * replaces it.
+ */
+import * as v from "valibot";
+import { InvalidRequestError } from "./errors.ts";
+import { isJsonObject, isoTimestamp, type JsonObject, jsonObject, jsonValue, validate } from "./json.ts";
+import { keys } from "./keys.ts";
+import type { Logger } from "./log.ts";
+import type { SetWrite, Storage } from "./storage/storage.ts";
+import { createTtlStore } from "./ttl-store.ts";
+
+/** A constant, not a setting: what lives longer is not a live session. */
+export const SESSION_TTL_SECONDS = 600;
+
+export const transportSchema = v.picklist(["websocket", "webrtc"]);
+
+const registrationRequestSchema = v.object({
+  sessionUrl: v.optional(v.pipe(v.string(), v.nonEmpty("must not be empty"))),
+  sessionPayload: v.optional(jsonValue),
+  /** The sender's own note: kept, never acted on, even when it lies in the past. */
+  expiresAt: v.optional(isoTimestamp),
+  agentSessionId: v.optional(v.pipe(v.string(), v.maxLength(256, "must be at most 256 characters"))),
+  transport: v.optional(transportSchema),
+  metadata: v.optional(jsonObject),
+});
+
+/** What was asked to be registered, before it has an id or a time. */
+export type Registration = v.InferOutput<typeof registrationRequestSchema> & {
+  sessionPayload: unknown;
+  /** Fields of the request that we do not know, kept beside ours. Empty where the whole body is the payload. */
+  extra: JsonObject;
+};
+
+/**
+ * Reads a registration from a request body. Without `sessionPayload` the whole body is the raw payload.
+ * Throws InvalidRequestError where the shape is wrong or where neither a URL nor WebRTC makes it push-capable.
+ */
+export function parseRegistration(body: JsonObject): Registration {
+  const request = validate(registrationRequestSchema, body);
+  if (request.sessionUrl === undefined && request.transport !== "webrtc") {
+    throw new InvalidRequestError("A session without a URL cannot be pushed to.", [
+      { path: "sessionUrl", message: 'is required unless transport is "webrtc"' },
+    ]);
+  }
+  if (!Object.hasOwn(body, "sessionPayload")) return { ...request, sessionPayload: body, extra: {} };
+  const extra = { ...body };
+  for (const known of Object.keys(registrationRequestSchema.entries)) delete extra[known];
+  return { ...request, sessionPayload: request.sessionPayload, extra };
+}
+
+export const sessionRecordSchema = v.object({
+  version: v.optional(v.number(), 1),
+  conversationId: v.string(),
+  registrationId: v.string(),
+  /** The raw push-capable payload; see the raw rule above. */
+  sessionPayload: jsonValue,
+  /** Absent only for WebRTC. */
+  wsUrl: v.optional(v.string()),
+  createdAt: isoTimestamp,
+  ttl: v.optional(v.number(), SESSION_TTL_SECONDS),
+  expiresAt: v.optional(v.string()),
+  agentSessionId: v.optional(v.string()),
+  transport: v.optional(transportSchema),
+  metadata: v.optional(jsonObject),
+});
+export type SessionRecord = v.InferOutput<typeof sessionRecordSchema>;
+
+/**
+ * Earlier writers stored the registered object alone: `sessionUrl` instead of `wsUrl`, no ids, no time. Its
+ * age is unknown, so `createdAt` is the epoch, which `sessionDeadline` takes as "ask the storage".
+ */
+function upgradeSession(value: unknown, conversationId: string): unknown {
+  if (!isJsonObject(value) || "wsUrl" in value || !("sessionUrl" in value)) return value;
+  return {
+    conversationId,
+    registrationId: "legacy",
+    createdAt: UNKNOWN_TIME,
+    sessionPayload: value,
+    wsUrl: value.sessionUrl,
+    ...(value.expiresAt === undefined ? {} : { expiresAt: value.expiresAt }),
+  };
+}
+const UNKNOWN_TIME = new Date(0).toISOString();
+
+/** When the session stops being live, in ms since the epoch; null where the record does not know its age. */
+export function sessionDeadline(session: SessionRecord): number | null {
+  if (session.createdAt === UNKNOWN_TIME) return null;
+  return Date.parse(session.createdAt) + session.ttl * 1000;
+}
+
+/** Whether the session can still be pushed to at `now` (ms). The storage forgets it too; this is for what was read earlier. */
+export function isLive(session: SessionRecord, now: number): boolean {
+  const deadline = sessionDeadline(session);
+  return deadline === null || now < deadline;
+}
+
+export interface SessionStore {
+  /** The live session of a conversation, or null. */
+  get(conversationId: string): Promise<SessionRecord | null>;
+  /** Stores a record whole, its 600 s in the same command. */
+  set(session: SessionRecord): Promise<void>;
+  /** Ends the session; with `registrationId` only if that registration is the current one. Returns whether one was ended. */
+  delete(conversationId: string, registrationId?: string): Promise<boolean>;
+  /** Seconds the session still lives, rounded up. */
+  secondsLeft(session: SessionRecord, now: number): Promise<number>;
+  /** `set` as data, for a commit together with other writes. */
+  setWrite(session: SessionRecord): SetWrite;
+}
+
+export function createSessionStore(storage: Storage, log: Logger): SessionStore {
+  const records = createTtlStore({
+    storage,
+    log,
+    keyOf: keys.session,
+    schema: sessionRecordSchema,
+    ttlSeconds: SESSION_TTL_SECONDS,
+    policy: "fixed",
+    upgrade: upgradeSession,
+  });
+  return {
+    get: (conversationId) => records.get(conversationId),
+    set: (session) => records.set(session.conversationId, session),
+    delete: (conversationId, registrationId) =>
+      registrationId === undefined
+        ? records.delete(conversationId)
+        : records.deleteIf(conversationId, (session) => session.registrationId === registrationId),
+    async secondsLeft(session, now) {
+      const deadline = sessionDeadline(session);
+      const seconds =
+        deadline === null ? await storage.ttl(keys.session(session.conversationId)) : (deadline - now) / 1000;
+      return Math.max(0, Math.ceil(seconds ?? 0));
+    },
+    setWrite: (session) => records.setWrite(session.conversationId, session),
+  };
+}
+
+/** The record of a registration. `now` in ms; `registrationId` is fresh. */
+export function sessionRecord(
+  conversationId: string,
+  registration: Registration,
+  registrationId: string,
+  now: number,
+): SessionRecord {
+  const { sessionUrl, sessionPayload, expiresAt, agentSessionId, transport, metadata, extra } = registration;
+  return {
+    ...extra,
+    version: 1,
+    conversationId,
+    registrationId,
+    sessionPayload: sessionPayload as SessionRecord["sessionPayload"],
+    ...(sessionUrl === undefined ? {} : { wsUrl: sessionUrl }),
+    createdAt: new Date(now).toISOString(),
+    ttl: SESSION_TTL_SECONDS,
+    ...(expiresAt === undefined ? {} : { expiresAt }),
+    ...(agentSessionId === undefined ? {} : { agentSessionId }),
+    ...(transport === undefined ? {} : { transport }),
+    ...(metadata === undefined ? {} : { metadata }),
+  };
+}

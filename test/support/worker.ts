@@ -1,0 +1,108 @@
+/** The built Worker under Miniflare, with whatever configuration a test wants, and every line it logs. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { convertV4MiniflareOptions, Miniflare } from "miniflare";
+import { inject } from "vitest";
+
+export type LogLine = { level: string; event: string; [field: string]: unknown };
+
+export type TestWorker = {
+  url: URL;
+  /** Sends a request; a `json` body sets method and content type. */
+  fetch(path: string, init?: RequestInit & { json?: unknown }): Promise<Response>;
+  /** Every line logged so far, raw. */
+  lines: string[];
+  /** Every line logged so far, parsed. */
+  logs(): LogLine[];
+  /** Resolves with the first line of this event, logged already or soon; rejects after five seconds. */
+  logged(event: string): Promise<LogLine>;
+  miniflare: Miniflare;
+  close(): Promise<void>;
+};
+
+/** The configuration of local development: embedded storage, no authentication, loopback sessions. */
+export const LOCAL_BINDINGS = {
+  STORAGE: "embedded",
+  ELEVENLABS_AGENT_ENABLED: "true",
+  REQUIRE_AUTH: "false",
+  PUSH_ALLOWED_HOSTS: "localhost,127.0.0.1,api.elevenlabs.io",
+};
+
+/** The name of the Worker that stands for the outside. */
+export const OUTBOUND = "outside";
+
+const compatibilityDate =
+  /^compatibility_date = "(.*)"$/m.exec(readFileSync("wrangler.toml", "utf8"))?.[1] ?? "";
+
+export type TestWorkerOptions = {
+  /** The source of a Worker that answers whatever the Worker under test dials, instead of the network. */
+  outbound?: string;
+};
+
+export async function startWorker(
+  bindings: Record<string, string> = LOCAL_BINDINGS,
+  { outbound }: TestWorkerOptions = {},
+): Promise<TestWorker> {
+  const lines: string[] = [];
+  const waiting = new Set<() => void>();
+  const directory = inject("bundleDirectory");
+  const underTest = {
+    name: "worker",
+    modules: true,
+    scriptPath: join(directory, "index.js"),
+    modulesRoot: directory,
+    compatibilityDate,
+    bindings,
+    durableObjects: { STORAGE_OBJECTS: { className: "StorageObject", useSQLite: true } },
+    ...(outbound === undefined ? {} : { outboundService: OUTBOUND }),
+  } as const;
+  const outside = { name: OUTBOUND, modules: true, script: outbound ?? "", compatibilityDate } as const;
+  const miniflare = new Miniflare(
+    convertV4MiniflareOptions({
+      workers: outbound === undefined ? [underTest] : [underTest, outside],
+      handleStructuredLogs: ({ message }) => {
+        lines.push(message);
+        for (const wake of waiting) wake();
+      },
+    }),
+  );
+  const url = await miniflare.ready;
+  const logs = () => lines.flatMap((line) => (line.startsWith("{") ? [JSON.parse(line) as LogLine] : []));
+
+  return {
+    url,
+    lines,
+    logs,
+    miniflare,
+    fetch(path, { json, ...init } = {}) {
+      const withJson =
+        json === undefined
+          ? init
+          : {
+              method: "POST",
+              ...init,
+              body: JSON.stringify(json),
+              headers: { "content-type": "application/json", ...(init.headers as Record<string, string>) },
+            };
+      return fetch(new URL(path, url), withJson as RequestInit);
+    },
+    logged(event) {
+      const { promise, resolve, reject } = Promise.withResolvers<LogLine>();
+      const timer = setTimeout(
+        () => reject(new Error(`no ${event} was logged:\n${lines.join("\n")}`)),
+        5_000,
+      );
+      const look = () => {
+        const line = logs().find((candidate) => candidate.event === event);
+        if (line !== undefined) resolve(line);
+      };
+      waiting.add(look);
+      look();
+      return promise.finally(() => {
+        clearTimeout(timer);
+        waiting.delete(look);
+      });
+    },
+    close: () => miniflare.dispose(),
+  };
+}
