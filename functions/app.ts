@@ -1,0 +1,83 @@
+/** The Hono app: middleware in order, routes, and errors to problem+json. */
+import { Hono } from "hono";
+import { methodNotAllowed } from "hono/method-not-allowed";
+import { requestId } from "hono/request-id";
+import { createLogger } from "../lib/log.ts";
+import { requireBearer } from "./auth.ts";
+import { handleCallback } from "./callbacks.ts";
+import { configOf, coreFor } from "./compose.ts";
+import type { AppContext, AppEnv } from "./context.ts";
+import { conversations } from "./conversations.ts";
+import { handleHealth } from "./health.ts";
+import { answerError, ProblemError } from "./problem.ts";
+import { sessions } from "./sessions.ts";
+
+const api = new Hono<AppEnv>()
+  .post(
+    "/:id/callback",
+    requireBearer((config) => config.webhookSecrets),
+    handleCallback,
+  )
+  .use(requireBearer((config) => config.apiTokens))
+  .route("/", conversations)
+  .route("/", sessions);
+
+export const app = new Hono<AppEnv>();
+
+app.use(requestId());
+app.use(logRequest);
+app.use(methodNotAllowed({ app, onMethodNotAllowed: refuseMethod }));
+app.get("/health", handleHealth);
+app.use(loadCore);
+app.use(requireFeature);
+app.post(
+  "/callback",
+  requireBearer((config) => config.webhookSecrets),
+  handleCallback,
+);
+app.route("/agent-conversations/api", api);
+app.notFound((c) => answerError(new ProblemError("not_found", "There is nothing at this path."), c));
+app.onError((error, c) => answerError(error, c));
+
+async function logRequest(c: AppContext, next: () => Promise<void>): Promise<void> {
+  c.set("log", createLogger({ now: () => Date.now() }, { requestId: c.get("requestId") }));
+  await next();
+}
+
+function refuseMethod(c: AppContext, allowed: string[]): Response {
+  return answerError(
+    new ProblemError("method_not_allowed", `This path takes ${allowed.join(", ")}.`, {
+      allow: allowed.join(", "),
+    }),
+    c,
+  );
+}
+
+/** Gives the request a configuration and a core, or says in the log which variables are wrong. */
+async function loadCore(c: AppContext, next: () => Promise<void>): Promise<void> {
+  const parsed = configOf(c.env);
+  if (!parsed.ok) {
+    c.get("log").error("request.failed", {
+      code: "misconfigured",
+      problems: parsed.problems.map(({ path, message }) => `${path} ${message}`),
+    });
+    throw new ProblemError(
+      "misconfigured",
+      "The service is not configured completely; its log names the variables.",
+    );
+  }
+  c.set("config", parsed.config);
+  c.set(
+    "core",
+    coreFor(parsed.config, c.env, c.get("log"), (work) => c.executionCtx.waitUntil(work)),
+  );
+  await next();
+}
+
+async function requireFeature(c: AppContext, next: () => Promise<void>): Promise<void> {
+  if (!c.get("config").featureEnabled) {
+    c.get("log").info("feature.disabled", { method: c.req.method });
+    throw new ProblemError("feature_disabled", "This feature is switched off.");
+  }
+  await next();
+}

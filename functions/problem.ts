@@ -1,0 +1,118 @@
+/**
+ * The one place where an error becomes an HTTP answer: RFC 9457 problem details with a stable `code`.
+ * https://www.rfc-editor.org/rfc/rfc9457
+ */
+import type { ContentfulStatusCode } from "hono/utils/http-status";
+import { AppError, type Issue, StorageError } from "../lib/errors.ts";
+import type { AppContext } from "./context.ts";
+
+const STATUS_OF_CODE = {
+  invalid_request: 400,
+  invalid_id: 400,
+  unauthorized: 401,
+  forbidden: 403,
+  not_found: 404,
+  session_not_found: 404,
+  conversation_not_found: 404,
+  state_not_found: 404,
+  memory_not_found: 404,
+  method_not_allowed: 405,
+  callback_in_progress: 409,
+  payload_too_large: 413,
+  unsupported_media_type: 415,
+  session_url_not_allowed: 422,
+  rate_limited: 429,
+  internal_error: 500,
+  feature_disabled: 503,
+  misconfigured: 503,
+  storage_unavailable: 503,
+} as const satisfies Record<string, ContentfulStatusCode>;
+
+export type ProblemCode = keyof typeof STATUS_OF_CODE;
+
+const TITLE_OF_STATUS: Record<(typeof STATUS_OF_CODE)[ProblemCode], string> = {
+  400: "Bad Request",
+  401: "Unauthorized",
+  403: "Forbidden",
+  404: "Not Found",
+  405: "Method Not Allowed",
+  409: "Conflict",
+  413: "Content Too Large",
+  415: "Unsupported Media Type",
+  422: "Unprocessable Content",
+  429: "Too Many Requests",
+  500: "Internal Server Error",
+  503: "Service Unavailable",
+};
+
+/** An error of the HTTP layer itself, or a domain outcome that HTTP calls an error. */
+export class ProblemError extends AppError {
+  override readonly name = "ProblemError";
+  readonly code: ProblemCode;
+  readonly headers: Record<string, string>;
+  constructor(code: ProblemCode, detail: string, headers: Record<string, string> = {}) {
+    super(detail);
+    this.code = code;
+    this.headers = headers;
+  }
+}
+
+/** When a client may try again after the storage failed, in seconds. */
+const STORAGE_RETRY_AFTER_SECONDS = 2;
+
+/** Answers any error. What is not ours is an `internal_error` that says nothing but the request id. */
+export function answerError(error: unknown, c: AppContext): Response {
+  const log = c.get("log");
+  const fields = { method: c.req.method, route: c.req.routePath };
+  if (error instanceof StorageError) {
+    const { driver, operation, failure } = error;
+    log.error("request.failed", { ...fields, code: error.code, driver, operation, failure });
+    return problem(
+      c,
+      "storage_unavailable",
+      "The storage did not answer. Nothing was acknowledged; try again.",
+      {
+        headers: { "retry-after": String(STORAGE_RETRY_AFTER_SECONDS) },
+      },
+    );
+  }
+  if (error instanceof AppError && isProblemCode(error.code)) {
+    const issues = "issues" in error ? (error.issues as readonly Issue[]) : [];
+    const headers = error instanceof ProblemError ? error.headers : {};
+    return problem(c, error.code, error.message, { issues, headers });
+  }
+  log.error("request.failed", {
+    ...fields,
+    code: "internal_error",
+    error: error instanceof Error ? error.name : typeof error,
+  });
+  return problem(
+    c,
+    "internal_error",
+    "Something went wrong on our side; the request id finds it in the logs.",
+  );
+}
+
+function isProblemCode(code: string): code is ProblemCode {
+  return Object.hasOwn(STATUS_OF_CODE, code);
+}
+
+function problem(
+  c: AppContext,
+  code: ProblemCode,
+  detail: string,
+  { issues = [], headers = {} }: { issues?: readonly Issue[]; headers?: Record<string, string> } = {},
+): Response {
+  const status = STATUS_OF_CODE[code];
+  const body = {
+    type: "about:blank",
+    title: TITLE_OF_STATUS[status],
+    status,
+    detail,
+    code,
+    requestId: c.get("requestId"),
+    ...(issues.length > 0 ? { errors: issues } : {}),
+    success: false,
+  };
+  return c.body(JSON.stringify(body), status, { ...headers, "content-type": "application/problem+json" });
+}

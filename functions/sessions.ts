@@ -1,0 +1,52 @@
+/** `…/:id/session`: a browser says that it is live, asks whether it is, and says goodbye. */
+import { Hono } from "hono";
+import { conversationIdOf } from "../lib/keys.ts";
+import { chooseChannel } from "../lib/push/channel.ts";
+import { registerSession } from "../lib/registration.ts";
+import { parseRegistration, SESSION_TTL_SECONDS, sessionDeadline } from "../lib/session-store.ts";
+import { readJsonObject } from "./body.ts";
+import type { AppEnv } from "./context.ts";
+import { ProblemError } from "./problem.ts";
+
+export const sessions = new Hono<AppEnv>()
+  .post("/:id/session", async (c) => {
+    const conversationId = conversationIdOf(c.req.param("id"));
+    const registration = parseRegistration(await readJsonObject(c));
+    const { core, config } = c.var;
+    const session = await registerSession(conversationId, registration, config.pushAllowedHosts, core);
+    return c.json({
+      success: true,
+      message: "Session registered",
+      conversationId,
+      registrationId: session.registrationId,
+      ttl: SESSION_TTL_SECONDS,
+      expiresAt: new Date(sessionDeadline(session) ?? 0).toISOString(),
+    });
+  })
+
+  .get("/:id/session", async (c) => {
+    const conversationId = conversationIdOf(c.req.param("id"));
+    const { sessions, channels, now } = c.var.core;
+    const session = await sessions.get(conversationId);
+    const secondsLeft = session === null ? 0 : await sessions.secondsLeft(session, now());
+    if (session === null || secondsLeft === 0) {
+      throw new ProblemError("session_not_found", "The conversation has no live session.");
+    }
+    return c.json({
+      active: true,
+      conversationId,
+      createdAt: session.createdAt,
+      expiresAt: new Date(sessionDeadline(session) ?? now() + secondsLeft * 1000).toISOString(),
+      ttl: secondsLeft,
+      ...(session.transport === undefined ? {} : { transport: session.transport }),
+      channel: chooseChannel(channels, session)?.name ?? null,
+    });
+  })
+
+  .delete("/:id/session", async (c) => {
+    const conversationId = conversationIdOf(c.req.param("id"));
+    const { sessions, log } = c.var.core;
+    const deleted = await sessions.delete(conversationId, c.req.query("registrationId"));
+    if (deleted) log.info("session.ended", { conversationId });
+    return c.json({ success: true, deleted });
+  });
