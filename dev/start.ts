@@ -1,0 +1,358 @@
+/**
+ * `npm start`: the whole product on a laptop. A demo agent, the Worker in `wrangler dev`, and where REDIS_URL
+ * names a Redis, the REST gateway between the two. Then three curl lines that tell the story.
+ *
+ * It needs no account, no Docker and no Redis, and reaches out to nobody. Whatever ends it, Ctrl-C, SIGTERM or
+ * the death of a part, ends every process it started.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { connect, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { parseArgs, parseEnv } from "node:util";
+import { type Environment, parseConfig, upstashFromRedisUrl } from "../lib/config.ts";
+import { ELEVENLABS_HOSTS } from "../lib/push/push-target.ts";
+import { startDemoAgent } from "./demo-agent.ts";
+import { startGateway } from "./gateway.ts";
+
+/** Says in one sentence why nothing can be started or has ended; printed without a stack. */
+class StartFailure extends Error {}
+
+type Variables = Partial<Record<string, string>>;
+type Ending = () => Promise<void> | void;
+
+const ROOT = resolve(import.meta.dirname, "..");
+const HOST = "127.0.0.1";
+const CONVERSATION_ID = "demo";
+
+/** How long the Worker may take to build, start and answer. A slow laptop needs 10 s. */
+const START_LIMIT_MS = 60_000;
+
+/** After this long without an answer, wrangler's own output is shown: it may be a build error. */
+const PATIENCE_MS = 10_000;
+
+/** How long processes may take to end after SIGTERM before they are killed. */
+const STOP_LIMIT_MS = 4_000;
+const ORPHAN_LIMIT_MS = 300;
+
+const DEFAULTS: Variables = {
+  ELEVENLABS_AGENT_ENABLED: "true",
+  REQUIRE_AUTH: "false",
+  PUSH_ALLOWED_HOSTS: ["localhost", "127.0.0.1", "[::1]", ...ELEVENLABS_HOSTS].join(","),
+};
+
+/** Every variable the Worker reads; the compiler keeps the list complete. */
+const FORWARDED: { [name in keyof Required<Environment>]: true } = {
+  STORAGE: true,
+  ELEVENLABS_AGENT_ENABLED: true,
+  UPSTASH_REDIS_REST_URL: true,
+  UPSTASH_REDIS_REST_TOKEN: true,
+  KV_REST_API_URL: true,
+  KV_REST_API_TOKEN: true,
+  REDIS_URL: true,
+  CONVERSATION_TTL_SECONDS: true,
+  REDIS_CONVERSATION_TTL: true,
+  REQUIRE_AUTH: true,
+  API_TOKEN: true,
+  SESSION_TOKEN_SECRET: true,
+  WEBHOOK_SECRET: true,
+  ALLOWED_ORIGINS: true,
+  PUSH_ALLOWED_HOSTS: true,
+  ELEVENLABS_API_KEY: true,
+  ELEVENLABS_AGENT_ID: true,
+  ELEVENLABS_MONITOR: true,
+};
+
+/** What `wrangler dev` must not do on its own: phone home, ask questions, download, read other variables. */
+const WRANGLER_ENVIRONMENT: Variables = {
+  WRANGLER_SEND_METRICS: "false",
+  WRANGLER_SEND_ERROR_REPORTS: "false",
+  WRANGLER_WRITE_LOGS: "false",
+  // The banner is what looks for updates.
+  WRANGLER_HIDE_BANNER: "true",
+  WRANGLER_NO_SKILLS_UPDATE_PROMPTS: "true",
+  CLOUDFLARE_CF_FETCH_ENABLED: "false",
+  CLOUDFLARE_INCLUDE_PROCESS_ENV: "false",
+  CLOUDFLARE_LOAD_DEV_VARS_FROM_DOT_ENV: "true",
+};
+
+/** What has to be ended, the newest first. */
+const endings: Ending[] = [];
+let stopping: Promise<never> | undefined;
+
+/** Ends everything once, whoever asks, and then the process. */
+function stop(exitCode: number): Promise<never> {
+  stopping ??= (async () => {
+    for (const end of endings.reverse()) {
+      try {
+        await end();
+      } catch (error) {
+        console.error(`While stopping: ${error instanceof Error ? error.message : error}`);
+      }
+    }
+    process.exit(exitCode);
+  })();
+  return stopping;
+}
+
+async function main(): Promise<void> {
+  const stateDirectory = readStateDirectory();
+  const port = readPort(process.env.PORT);
+  await requireFreePort(port);
+
+  const variables: Variables = { ...DEFAULTS, ...ownVariables() };
+  const storage = await provideStorage(variables);
+  const parsed = parseConfig(variables);
+  if (!parsed.ok) {
+    const problems = parsed.problems.map(({ path, message }) => `  ${path} ${message}`);
+    throw new StartFailure(["The configuration is not usable:", ...problems].join("\n"));
+  }
+
+  const agent = await startDemoAgent();
+  endings.push(() => agent.close());
+  const url = `http://${HOST}:${port}`;
+  const worker = startWorker({ port, stateDirectory, variables });
+  const impatience = setTimeout(() => worker.showOutput({ kept: true }), PATIENCE_MS);
+  await Promise.race([waitForHealth(url), worker.ended]);
+  clearTimeout(impatience);
+  worker.showOutput({ kept: false });
+  printStory({ url, agentUrl: agent.url, storage, requireAuth: parsed.config.requireAuth });
+  await worker.ended;
+}
+
+// --- what the Worker is told -----------------------------------------------------------------------------------
+
+/** The caller's environment over `.dev.vars`. As in the Worker, an empty variable is an unset one. */
+function ownVariables(): Variables {
+  const path = join(ROOT, ".dev.vars");
+  const own: Variables = existsSync(path) ? parseEnv(readFileSync(path, "utf8")) : {};
+  for (const name of Object.keys(FORWARDED)) {
+    if (process.env[name]) own[name] = process.env[name];
+  }
+  return Object.fromEntries(Object.entries(own).filter(([, value]) => value !== ""));
+}
+
+/** Decides where records live, starts the gateway where it takes one, and returns how to say so. */
+async function provideStorage(variables: Variables): Promise<string> {
+  const { REDIS_URL: redisUrl = "" } = variables;
+  const hasRest = [
+    "UPSTASH_REDIS_REST_URL",
+    "UPSTASH_REDIS_REST_TOKEN",
+    "KV_REST_API_URL",
+    "KV_REST_API_TOKEN",
+  ].some((name) => variables[name] !== undefined);
+  variables.STORAGE ??= hasRest || redisUrl !== "" ? "upstash" : "embedded";
+  if (variables.STORAGE !== "upstash") return "embedded, kept across restarts";
+  if (hasRest || redisUrl === "" || upstashFromRedisUrl(redisUrl) !== null) return "Upstash Redis";
+
+  try {
+    const gateway = await startGateway({ redisUrl, token: randomBytes(24).toString("base64url") });
+    endings.push(() => gateway.close());
+    delete variables.REDIS_URL;
+    variables.UPSTASH_REDIS_REST_URL = gateway.url;
+    variables.UPSTASH_REDIS_REST_TOKEN = gateway.token;
+    return `Redis at ${new URL(redisUrl).host}, through the REST gateway`;
+  } catch (cause) {
+    throw new StartFailure(`REDIS_URL: ${cause instanceof Error ? cause.message : cause}`, { cause });
+  }
+}
+
+/**
+ * Writes the variables where only this user can read them: `--var` would show secrets in the process list.
+ * wrangler reads no other file then, not even `.dev.vars`.
+ */
+function writeVariables(variables: Variables): string {
+  const directory = mkdtempSync(join(tmpdir(), "edge-agent-sessions-start-"));
+  endings.push(() => rmSync(directory, { recursive: true, force: true }));
+  const path = join(directory, "worker.env");
+  const lines = Object.entries(variables).map(([name, value = ""]) => {
+    const quote = ["'", "`"].find((candidate) => !value.includes(candidate));
+    if (quote === undefined) throw new StartFailure(`${name} must not hold both kinds of quotes, ' and \`.`);
+    // wrangler expands $NAME in values, quoted or not.
+    return `${name}=${quote}${value.replaceAll("$", "\\$")}${quote}\n`;
+  });
+  writeFileSync(path, lines.join(""), { mode: 0o600 });
+  chmodSync(path, 0o600);
+  return path;
+}
+
+// --- the Worker ------------------------------------------------------------------------------------------------
+
+type WorkerProcess = {
+  /** Rejects with a StartFailure when the process ends; never resolves. */
+  ended: Promise<never>;
+  /**
+   * From now on its output is shown. Before, it is noise, and kept for the case that it explains a failure;
+   * `kept` shows that, too.
+   */
+  showOutput(options: { kept: boolean }): void;
+};
+
+function startWorker(options: { port: number; stateDirectory: string; variables: Variables }): WorkerProcess {
+  const child = spawn(
+    process.execPath,
+    [
+      join(ROOT, "node_modules/wrangler/bin/wrangler.js"),
+      "dev",
+      ...["--local", "--ip", HOST, "--port", String(options.port), "--inspector-port", "0"],
+      ...["--env-file", writeVariables(options.variables), "--persist-to", options.stateDirectory],
+      "--show-interactive-dev-session=false",
+    ],
+    {
+      cwd: ROOT,
+      env: { ...process.env, ...WRANGLER_ENVIRONMENT },
+      stdio: ["ignore", "pipe", "pipe"],
+      // A group of its own, so that wrangler's children (workerd, esbuild) can be ended with it.
+      detached: true,
+    },
+  );
+  endings.push(() => endGroup(child));
+
+  const kept: string[] = [];
+  let shown = false;
+  const show = (chunk: string) => {
+    if (shown) process.stdout.write(chunk);
+    else kept.push(chunk);
+  };
+  child.stdout.setEncoding("utf8").on("data", show);
+  child.stderr.setEncoding("utf8").on("data", show);
+
+  const ended = new Promise<never>((_, reject) => {
+    child.once("error", reject);
+    child.once("exit", (code, signal) => {
+      const how = signal === null ? `exit code ${code}` : signal;
+      reject(new StartFailure(`${kept.join("")}The Worker has ended by itself (wrangler dev, ${how}).`));
+    });
+  });
+  // It is raced and awaited later; until then a rejection has a listener.
+  ended.catch(() => {});
+  return {
+    ended,
+    showOutput(options) {
+      shown = true;
+      if (options.kept) process.stdout.write(kept.join(""));
+      kept.length = 0;
+    },
+  };
+}
+
+/** SIGTERM to the child's group, and once the child is gone or too slow, SIGKILL to what is left of the group. */
+async function endGroup(child: ChildProcess): Promise<void> {
+  const { pid } = child;
+  if (pid === undefined) return;
+  const signal = (name: NodeJS.Signals | 0): boolean => {
+    try {
+      return process.kill(-pid, name);
+    } catch {
+      return false;
+    }
+  };
+  const isRunning = () => child.exitCode === null && child.signalCode === null;
+  signal("SIGTERM");
+  for (const deadline = Date.now() + STOP_LIMIT_MS; isRunning() && Date.now() < deadline; ) await sleep(20);
+  // wrangler's own children follow within milliseconds; where nobody reaps orphans, the group never looks empty.
+  for (const deadline = Date.now() + ORPHAN_LIMIT_MS; signal(0) && Date.now() < deadline; ) await sleep(20);
+  signal("SIGKILL");
+}
+
+async function waitForHealth(url: string): Promise<void> {
+  for (const deadline = Date.now() + START_LIMIT_MS; Date.now() < deadline; await sleep(100)) {
+    try {
+      const response = await fetch(`${url}/health`, { signal: AbortSignal.timeout(5_000) });
+      if (response.ok) return;
+      if (response.status === 503) {
+        console.error(`The Worker runs, but its storage does not answer: ${await response.text()}`);
+        return;
+      }
+    } catch {
+      // Not up yet.
+    }
+  }
+  throw new StartFailure(`The Worker did not answer ${url}/health within ${START_LIMIT_MS / 1000} s.`);
+}
+
+// --- the door --------------------------------------------------------------------------------------------------
+
+/** `--persist-to DIR` keeps the embedded storage elsewhere than in `.wrangler/state`. */
+function readStateDirectory(): string {
+  try {
+    const { values } = parseArgs({ options: { "persist-to": { type: "string" } } });
+    return resolve(values["persist-to"] ?? join(ROOT, ".wrangler/state"));
+  } catch (cause) {
+    throw new StartFailure(cause instanceof Error ? cause.message : String(cause), { cause });
+  }
+}
+
+function readPort(text = ""): number {
+  if (text === "") return 8787;
+  const port = Number(text);
+  if (!/^\d+$/.test(text) || port < 1 || port > 65_535)
+    throw new StartFailure(`PORT must be a number from 1 to 65535.`);
+  return port;
+}
+
+async function requireFreePort(port: number): Promise<void> {
+  const inUse = new StartFailure(
+    `Port ${port} is in use: end the program that has it, or choose another one, such as PORT=${port === 65_535 ? 8787 : port + 1} npm start.`,
+  );
+  // Some systems let a port be taken twice, on one address and on all of them, so somebody may be listening.
+  const someoneListens = await new Promise<boolean>((resolve) => {
+    const socket = connect({ port, host: HOST });
+    socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
+    socket.once("connect", () => socket.destroy());
+  });
+  if (someoneListens) throw inUse;
+  await new Promise<void>((resolve, reject) => {
+    const probe = createServer();
+    probe.once("error", (error: NodeJS.ErrnoException) => {
+      const refused = new StartFailure(`Port ${port} cannot be used: ${error.message}.`);
+      reject(error.code === "EADDRINUSE" ? inUse : refused);
+    });
+    probe.listen(port, HOST, () => probe.close(() => resolve()));
+  });
+}
+
+function printStory(facts: { url: string; agentUrl: string; storage: string; requireAuth: boolean }): void {
+  const { url, agentUrl, storage, requireAuth } = facts;
+  // Results are delivered once per requestId, and records survive a restart: every start tells a new story.
+  const requestId = `demo-${randomBytes(4).toString("hex")}`;
+  const session = JSON.stringify({ sessionUrl: agentUrl });
+  const callback = JSON.stringify({
+    requestId,
+    conversationId: CONVERSATION_ID,
+    toolName: "research",
+    output: "The report is ready: three suppliers, the cheapest is Acme.",
+  });
+  // The first secret of the list, taken by the shell that runs the line: no secret is printed.
+  const credential = (name: string) => (requireAuth ? ` -H "authorization: Bearer \${${name}%%,*}"` : "");
+  const json = "-H 'content-type: application/json'";
+  console.log(`
+edge-agent-sessions runs at ${url} (storage: ${storage}).
+The demo agent listens at ${agentUrl} and says here what it hears. Ctrl-C ends both.
+
+1. A browser registers its live session:
+curl -X POST ${url}/agent-conversations/api/${CONVERSATION_ID}/session ${json}${credential("API_TOKEN")} -d '${session}'
+
+2. A task has finished, and the demo agent hears of it:
+curl -X POST ${url}/callback ${json}${credential("WEBHOOK_SECRET")} -d '${callback}'
+
+3. The conversation remembers:
+curl ${url}/agent-conversations/api/${CONVERSATION_ID}${credential("API_TOKEN")}
+`);
+}
+
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => void stop(0));
+// Whoever read our output is gone (`npm start | head`): nobody is left to serve.
+process.stdout.on("error", () => void stop(0));
+process.on("uncaughtException", (error) => {
+  console.error(error);
+  void stop(1);
+});
+
+main().catch((error: unknown) => {
+  if (stopping === undefined) console.error(error instanceof StartFailure ? error.message : error);
+  return stop(1);
+});
