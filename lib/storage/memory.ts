@@ -237,7 +237,7 @@ export function createMemoryStorage({ now, maxRecords = 1000 }: MemoryStorageOpt
     async compareAndSet(key, expected, next, ttlSeconds) {
       ttlMillis(ttlSeconds);
       const standing = contentOf("compareAndSet", key, "string")?.value;
-      if (standing !== expected) return standing !== undefined && standing === next;
+      if (standing !== expected) return false;
       if (next === null) entries.delete(key);
       else put(key, { content: { kind: "string", value: next }, expiresAt: expiryOf(ttlSeconds) });
       return true;

@@ -129,7 +129,7 @@ export class StorageObject extends DurableObject {
   ): Promise<Answer<boolean>> {
     return this.#change(() => {
       const standing = this.#find(key, now, "string")?.value;
-      if (standing !== expected) return standing !== undefined && standing === next;
+      if (standing !== expected) return false;
       if (next === null) this.#remove(key);
       else this.#put(key, "string", next, expiryOf(ttlSeconds, now));
       return true;

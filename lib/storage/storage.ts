@@ -143,9 +143,9 @@ export interface Storage {
 
   /**
    * Replaces the text at `key` by `next` (removes the key where `next` is null) if exactly `expected` stands
-   * there, in one atomic step. Returns whether `next` stands there now: true as well where it already did, so
-   * that a retried request whose first answer was lost recognises its own work (give `next` a nonce where two
-   * callers could write the same); for a removal, whether this request did it.
+   * there, in one atomic step. Returns whether this call did it, so that of many callers who read the same
+   * text exactly one succeeds, also when all of them want the same `next`. A driver never repeats it after a
+   * lost answer: it throws, and the caller does not know.
    */
   compareAndSet(key: string, expected: string, next: string | null, ttlSeconds: TtlSeconds): Promise<boolean>;
 }

@@ -43,7 +43,11 @@ export function createUpstashExchange({ url, token, timeoutMs }: UpstashExchange
   // Sent back with every request, so that no replica answers that has not seen our own writes.
   let syncToken = "";
 
-  async function post(path: string[], body: string): Promise<{ response: Response; text: string }> {
+  async function post(
+    path: string[],
+    body: string,
+    attempts: number,
+  ): Promise<{ response: Response; text: string }> {
     const signal = AbortSignal.timeout(timeoutMs);
     for (let attempt = 1; ; attempt++) {
       try {
@@ -62,14 +66,14 @@ export function createUpstashExchange({ url, token, timeoutMs }: UpstashExchange
         return { response, text: await response.text() };
       } catch (cause) {
         if (signal.aborted) throw new UpstashExchangeError("timeout", { cause });
-        if (attempt === 2) throw new UpstashExchangeError("network", { cause });
+        if (attempt >= attempts) throw new UpstashExchangeError("network", { cause });
         await new Promise((resolve) => setTimeout(resolve, RETRY_AFTER_MS));
       }
     }
   }
 
   return async ({ path = [], body }) => {
-    const { response, text } = await post(path, JSON.stringify(body));
+    const { response, text } = await post(path, JSON.stringify(body), isRepeatable(body) ? 2 : 1);
     if (!response.ok) throw new UpstashExchangeError(failureOf(response.status), { cause: new Error(text) });
     syncToken = response.headers.get("upstash-sync-token") ?? "";
 
@@ -80,6 +84,11 @@ export function createUpstashExchange({ url, token, timeoutMs }: UpstashExchange
       throw new UpstashExchangeError("invalid_response");
     return answer.map(resultOf);
   };
+}
+
+/** A script may not be repeated after it has possibly run; every other command that is sent here may. */
+function isRepeatable(body: unknown): boolean {
+  return !(Array.isArray(body) && String(body[0]).toLowerCase() === "eval");
 }
 
 function failureOf(status: number): StorageFailure {

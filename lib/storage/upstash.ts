@@ -4,8 +4,9 @@
  *
  * A request whose answer was lost is sent once more, so every write here may be applied twice without harm:
  * SET, DEL, EXPIRE, LREM, LTRIM, ZADD, ZREM and ZREMRANGEBYSCORE leave the same state (their results then tell
- * of the second time); `create` and `claim` find their own value, which carries a nonce; so does
- * `compareAndSet` with its `next`; RPUSH may repeat an entry, which readers of lists expect.
+ * of the second time); `create` and `claim` find their own value, which carries a nonce; RPUSH may repeat an
+ * entry, which readers of lists expect. Only `compareAndSet` would answer wrongly the second time, so it is
+ * never sent twice.
  *
  * What a transaction gives and what it does not: nothing is applied unless all of it is well-formed, and
  * nothing of anyone else comes in between; but Redis does not roll back where a command meets a key of
@@ -36,12 +37,11 @@ export type UpstashStorageOptions = {
 const SCAN_PAGE = 100;
 
 /**
- * KEYS: key. ARGV: expected, ttl in ms or "" for ever, next (missing: delete). Answers 1 also where `next`
- * stands already, which is how a repeated request finds its own work. No cjson: Upstash's differs.
+ * KEYS: key. ARGV: expected, ttl in ms or "" for ever, next (missing: delete). Answers whether it did it.
+ * No cjson: Upstash's differs.
  */
 const COMPARE_AND_SET = `
-local standing = redis.call("GET", KEYS[1])
-if standing ~= ARGV[1] then return standing == ARGV[3] and 1 or 0 end
+if redis.call("GET", KEYS[1]) ~= ARGV[1] then return 0 end
 if not ARGV[3] then redis.call("DEL", KEYS[1])
 elseif ARGV[2] == "" then redis.call("SET", KEYS[1], ARGV[3])
 else redis.call("SET", KEYS[1], ARGV[3], "PX", ARGV[2]) end
