@@ -1,24 +1,30 @@
 /** The Hono app: middleware in order, routes, and errors to problem+json. */
 import { Hono } from "hono";
+import { cors } from "hono/cors";
 import { methodNotAllowed } from "hono/method-not-allowed";
 import { requestId } from "hono/request-id";
+import { secureHeaders } from "hono/secure-headers";
 import { createLogger } from "../lib/log.ts";
-import { requireBearer } from "./auth.ts";
+import { requireOperator, requireWebhookCredential } from "./auth.ts";
 import { handleCallback } from "./callbacks.ts";
 import { configOf, coreFor } from "./compose.ts";
 import type { AppContext, AppEnv } from "./context.ts";
 import { conversations } from "./conversations.ts";
-import { handleHealth } from "./health.ts";
+import { handleConfig, handleConfigHealth, handleHealth } from "./health.ts";
 import { answerError, ProblemError } from "./problem.ts";
+import { limitClient } from "./rate-limit.ts";
 import { sessions } from "./sessions.ts";
 
+/** What a page's own code may send and read. */
+const BROWSER_HEADERS = {
+  allowMethods: ["GET", "POST", "DELETE"],
+  allowHeaders: ["authorization", "content-type", "x-request-id"],
+  exposeHeaders: ["x-request-id", "retry-after"],
+  maxAge: 3600,
+};
+
 const api = new Hono<AppEnv>()
-  .post(
-    "/:id/callback",
-    requireBearer((config) => config.webhookSecrets),
-    handleCallback,
-  )
-  .use(requireBearer((config) => config.apiTokens))
+  .post("/:id/callback", limitClient, requireWebhookCredential, handleCallback)
   .route("/", conversations)
   .route("/", sessions);
 
@@ -26,18 +32,29 @@ export const app = new Hono<AppEnv>();
 
 app.use(requestId());
 app.use(logRequest);
+app.use(secureHeaders(), neverStored);
 app.use(methodNotAllowed({ app, onMethodNotAllowed: refuseMethod }));
 app.get("/health", handleHealth);
+app.get("/config", requireOperator, handleConfig);
+app.get("/config/health", requireOperator, handleConfigHealth);
 app.use(loadCore);
+app.use(cors({ origin: allowedOrigin, ...BROWSER_HEADERS }));
 app.use(requireFeature);
-app.post(
-  "/callback",
-  requireBearer((config) => config.webhookSecrets),
-  handleCallback,
-);
+app.post("/callback", limitClient, requireWebhookCredential, handleCallback);
 app.route("/agent-conversations/api", api);
 app.notFound((c) => answerError(new ProblemError("not_found", "There is nothing at this path."), c));
 app.onError((error, c) => answerError(error, c));
+
+/** Null leaves every CORS header out, so that a page elsewhere cannot read the answer. */
+function allowedOrigin(origin: string, c: AppContext): string | null {
+  return c.get("config").allowedOrigins.includes(origin) ? origin : null;
+}
+
+/** Nearly every answer names a conversation; none is worth keeping. */
+async function neverStored(c: AppContext, next: () => Promise<void>): Promise<void> {
+  await next();
+  c.res.headers.set("cache-control", "no-store");
+}
 
 async function logRequest(c: AppContext, next: () => Promise<void>): Promise<void> {
   c.set("log", createLogger({ now: () => Date.now() }, { requestId: c.get("requestId") }));

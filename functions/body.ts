@@ -18,11 +18,18 @@ export async function readJsonObject(c: AppContext): Promise<JsonObject> {
   if (mediaType !== "application/json" && !/^application\/[\w.-]+\+json$/.test(mediaType)) {
     throw new ProblemError("unsupported_media_type", "The body must be sent as application/json.");
   }
-  return parseJsonObject(decode(await readBytes(c.req.raw)));
+  return parseJsonObject(decode(await readRawBody(c)));
 }
 
-/** The body's bytes, as they came. What a header says of their number is not trusted. */
-export async function readBytes(request: Request): Promise<Uint8Array> {
+/** The body's bytes as they came, read once however often they are asked for. Throws ProblemError. */
+export async function readRawBody(c: AppContext): Promise<Uint8Array> {
+  const bytes = c.get("rawBody") ?? (await readBytes(c.req.raw));
+  c.set("rawBody", bytes);
+  return bytes;
+}
+
+/** What a header says of the number of bytes is not trusted. */
+async function readBytes(request: Request): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
   let length = 0;
   const reader = (request.body as ReadableStream<Uint8Array> | null)?.getReader();

@@ -4,6 +4,7 @@ import { conversationIdOf } from "../lib/keys.ts";
 import { readJsonObject } from "./body.ts";
 import type { AppContext } from "./context.ts";
 import { ProblemError } from "./problem.ts";
+import { limitConversation } from "./rate-limit.ts";
 
 /** Both callback routes; the one without a conversation in its path wants it in the body. */
 export async function handleCallback(c: AppContext): Promise<Response> {
@@ -12,6 +13,7 @@ export async function handleCallback(c: AppContext): Promise<Response> {
     await readJsonObject(c),
     id === undefined ? undefined : conversationIdOf(id),
   );
+  await limitConversation(c, callback.conversationId);
   return answer(c, await receiveCallback(callback, c.var.core));
 }
 

@@ -5,7 +5,13 @@ import type { Core } from "../lib/core.ts";
 import type { Logger } from "../lib/log.ts";
 import type { StorageObject } from "../lib/storage/storage-object.ts";
 
-export type Bindings = Environment & { STORAGE_OBJECTS: DurableObjectNamespace<StorageObject> };
+export type Bindings = Environment & {
+  STORAGE_OBJECTS: DurableObjectNamespace<StorageObject>;
+  /** Requests of one client, by address. Absent where the platform has no such limiter. */
+  CLIENT_RATE_LIMIT?: RateLimit;
+  /** Requests that name one conversation. */
+  CONVERSATION_RATE_LIMIT?: RateLimit;
+};
 
 export type AppEnv = {
   Bindings: Bindings;
@@ -14,6 +20,8 @@ export type AppEnv = {
     log: Logger;
     config: Config;
     core: Core;
+    /** The request's body, once something has read it. */
+    rawBody: Uint8Array | undefined;
   };
 };
 

@@ -1,27 +1,41 @@
-/** Conversations: `…/new`, `…/list`, `…/:id` and `…/:id/message`. */
+/** Conversations: `…/new`, `…/list`, `…/:id`, `…/:id/message` and `…/:id/token`. */
 import { Hono } from "hono";
 import { newConversationSchema, parseListLimit, parseNewMessage } from "../lib/conversation-store.ts";
+import { issueConversationToken } from "../lib/conversation-token.ts";
 import { validate } from "../lib/json.ts";
 import { conversationIdOf } from "../lib/keys.ts";
+import { requireApiToken, requireConfigured, requireConversationAccess } from "./auth.ts";
 import { readJsonObject } from "./body.ts";
-import type { AppEnv } from "./context.ts";
+import type { AppContext, AppEnv } from "./context.ts";
 import { ProblemError } from "./problem.ts";
+import { limitClient, limitConversation } from "./rate-limit.ts";
 
 export const conversations = new Hono<AppEnv>()
-  .post("/new", async (c) => {
+  .post("/new", limitClient, requireApiToken, async (c) => {
     const fields = validate(newConversationSchema, await readJsonObject(c));
     const { conversations } = c.var.core;
     const conversation = conversations.fresh(crypto.randomUUID(), fields);
+    const { conversationId } = conversation;
     await conversations.create(conversation);
-    return c.json({ success: true, conversationId: conversation.conversationId, conversation }, 201);
+    return c.json(
+      { success: true, conversationId, conversation, ...(await tokenFor(c, conversationId)) },
+      201,
+    );
   })
 
-  .get("/list", async (c) => {
+  .get("/list", requireApiToken, async (c) => {
     const limit = parseListLimit(c.req.query("limit"));
     return c.json(await c.var.core.conversations.list(limit, c.req.query("cursor")));
   })
 
-  .get("/:id", async (c) => {
+  .post("/:id/token", limitClient, requireApiToken, async (c) => {
+    const conversationId = conversationIdOf(c.req.param("id"));
+    await limitConversation(c, conversationId);
+    requireConfigured("SESSION_TOKEN_SECRET", c.var.config.sessionTokenSecrets);
+    return c.json({ success: true, conversationId, ...(await tokenFor(c, conversationId)) });
+  })
+
+  .get("/:id", requireConversationAccess, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const { conversations } = c.var.core;
     const [conversation, messages] = await Promise.all([
@@ -34,7 +48,7 @@ export const conversations = new Hono<AppEnv>()
     return c.json({ ...conversation, messages });
   })
 
-  .post("/:id/message", async (c) => {
+  .post("/:id/message", requireConversationAccess, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const { conversations, now } = c.var.core;
     const message = parseNewMessage(await readJsonObject(c), crypto.randomUUID(), now());
@@ -42,8 +56,23 @@ export const conversations = new Hono<AppEnv>()
     return c.json({ success: true, message }, 201);
   })
 
-  .delete("/:id", async (c) => {
+  .delete("/:id", requireApiToken, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const deleted = await c.var.core.conversations.delete(conversationId);
     return c.json({ success: true, deleted });
   });
+
+/** A browser's token for one conversation, signed with the newest secret; nothing where there is none. */
+async function tokenFor(
+  c: AppContext,
+  conversationId: string,
+): Promise<{ token?: string; tokenExpiresAt?: string }> {
+  const [secret] = c.var.config.sessionTokenSecrets;
+  if (secret === undefined) return {};
+  const { token, expiresAt } = await issueConversationToken({
+    conversationId,
+    secret,
+    now: c.var.core.now(),
+  });
+  return { token, tokenExpiresAt: expiresAt };
+}

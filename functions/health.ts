@@ -1,5 +1,8 @@
-/** `/health`: whether anything can be stored, for load balancers and people. */
+/** `/health` for load balancers and people; `/config` and `/config/health` for whoever operates the service. */
+import { configProblems } from "../lib/config.ts";
 import { StorageError } from "../lib/errors.ts";
+import { SESSION_TTL_SECONDS } from "../lib/session-store.ts";
+import { version } from "../package.json";
 import { configOf, coreFor } from "./compose.ts";
 import type { AppContext } from "./context.ts";
 
@@ -26,4 +29,42 @@ export async function handleHealth(c: AppContext): Promise<Response> {
 
 function unreachable(latencyMs: number, lastError: string) {
   return { connected: false, latencyMs, usingFallback: false, lastError };
+}
+
+/** What is switched on, and what is wrong. Names of variables, never their values. */
+export function handleConfig(c: AppContext): Response {
+  const parsed = configOf(c.env);
+  const problems = problemsOf(c);
+  if (!parsed.ok) return c.json({ version, problems }, 503);
+  const { config } = parsed;
+  const { channels } = coreFor(config, c.env, c.get("log"), () => {});
+  return c.json({
+    version,
+    features: {
+      agent: config.featureEnabled,
+      auth: config.requireAuth,
+      monitor: config.elevenLabs.monitor,
+      rateLimits: c.env.CLIENT_RATE_LIMIT !== undefined && c.env.CONVERSATION_RATE_LIMIT !== undefined,
+    },
+    storage: config.storage.kind,
+    channels: channels.map(({ name }) => name),
+    ttlSeconds: {
+      session: SESSION_TTL_SECONDS,
+      conversation: config.conversationTtlSeconds,
+      state: config.stateTtlSeconds,
+    },
+    problems,
+  });
+}
+
+/** Whether the configuration is complete: 200, or 503 with the names of what is missing or malformed. */
+export function handleConfigHealth(c: AppContext): Response {
+  const problems = problemsOf(c);
+  return problems.length === 0
+    ? c.json({ status: "ok", problems })
+    : c.json({ status: "misconfigured", problems }, 503);
+}
+
+function problemsOf(c: AppContext) {
+  return configProblems(c.env).map(({ path, message }) => ({ variable: path, message }));
 }

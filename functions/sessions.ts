@@ -4,13 +4,16 @@ import { conversationIdOf } from "../lib/keys.ts";
 import { chooseChannel } from "../lib/push/channel.ts";
 import { registerSession } from "../lib/registration.ts";
 import { parseRegistration, SESSION_TTL_SECONDS, sessionDeadline } from "../lib/session-store.ts";
+import { requireConversationAccess } from "./auth.ts";
 import { readJsonObject } from "./body.ts";
 import type { AppEnv } from "./context.ts";
 import { ProblemError } from "./problem.ts";
+import { limitClient, limitConversation } from "./rate-limit.ts";
 
 export const sessions = new Hono<AppEnv>()
-  .post("/:id/session", async (c) => {
+  .post("/:id/session", limitClient, requireConversationAccess, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
+    await limitConversation(c, conversationId);
     const registration = parseRegistration(await readJsonObject(c));
     const { core, config } = c.var;
     const session = await registerSession(conversationId, registration, config.pushAllowedHosts, core);
@@ -24,7 +27,7 @@ export const sessions = new Hono<AppEnv>()
     });
   })
 
-  .get("/:id/session", async (c) => {
+  .get("/:id/session", requireConversationAccess, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const { sessions, channels, now } = c.var.core;
     const session = await sessions.get(conversationId);
@@ -43,7 +46,7 @@ export const sessions = new Hono<AppEnv>()
     });
   })
 
-  .delete("/:id/session", async (c) => {
+  .delete("/:id/session", requireConversationAccess, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const { sessions, log } = c.var.core;
     const deleted = await sessions.delete(conversationId, c.req.query("registrationId"));

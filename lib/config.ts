@@ -8,6 +8,7 @@ import { describeIssues } from "./json.ts";
 import { type AllowedHosts, ELEVENLABS_HOSTS, parseAllowedHosts } from "./push/push-target.ts";
 import { parseSecretList } from "./secrets.ts";
 import type { TtlSeconds } from "./storage/storage.ts";
+import { isMalformedWebhookSecret } from "./webhook-signature.ts";
 
 const DAY_SECONDS = 24 * 3600;
 const MAX_STATE_TTL_SECONDS = 30 * DAY_SECONDS;
@@ -115,6 +116,44 @@ export type Config = {
   pushAllowedHosts: AllowedHosts;
   elevenLabs: { apiKey: string; agentId: string; monitor: boolean };
 };
+
+/** What opens `/config`, read by itself so that it can say what is wrong with the rest. */
+export function operatorAccess({
+  REQUIRE_AUTH,
+  API_TOKEN,
+}: Environment): Pick<Config, "requireAuth" | "apiTokens"> {
+  return {
+    requireAuth: REQUIRE_AUTH !== "false",
+    apiTokens: typeof API_TOKEN === "string" ? parseSecretList(API_TOKEN) : [],
+  };
+}
+
+/**
+ * Everything that an operator should mend: what keeps the service from starting at all, secrets whose absence
+ * closes routes, and secrets that cannot open what they seem to be for.
+ */
+export function configProblems(environment: Environment): readonly Issue[] {
+  const parsed = parseConfig(environment);
+  if (!parsed.ok) return parsed.problems;
+  const { requireAuth, apiTokens, sessionTokenSecrets, webhookSecrets } = parsed.config;
+  const problems: Issue[] = [];
+  const secrets = {
+    API_TOKEN: apiTokens,
+    SESSION_TOKEN_SECRET: sessionTokenSecrets,
+    WEBHOOK_SECRET: webhookSecrets,
+  };
+  for (const [path, list] of Object.entries(secrets)) {
+    if (requireAuth && list.length === 0)
+      problems.push({ path, message: "is missing, so what it protects is closed" });
+  }
+  if (webhookSecrets.some(isMalformedWebhookSecret)) {
+    problems.push({
+      path: "WEBHOOK_SECRET",
+      message: "has an entry that begins with whsec_ but is not base64 after it",
+    });
+  }
+  return problems;
+}
 
 /** `path` of a problem is the variable's name. */
 export type ParsedConfig = { ok: true; config: Config } | { ok: false; problems: readonly Issue[] };

@@ -34,14 +34,18 @@ export const OUTBOUND = "outside";
 const compatibilityDate =
   /^compatibility_date = "(.*)"$/m.exec(readFileSync("wrangler.toml", "utf8"))?.[1] ?? "";
 
+type RateLimitOptions = { namespace_id: string; simple: { limit: number; period: 10 | 60 } };
+
 export type TestWorkerOptions = {
   /** The source of a Worker that answers whatever the Worker under test dials, instead of the network. */
   outbound?: string;
+  /** Rate limiters by the name of their binding. Without any, nothing is limited. */
+  rateLimits?: Record<string, RateLimitOptions>;
 };
 
 export async function startWorker(
   bindings: Record<string, string> = LOCAL_BINDINGS,
-  { outbound }: TestWorkerOptions = {},
+  { outbound, rateLimits = {} }: TestWorkerOptions = {},
 ): Promise<TestWorker> {
   const lines: string[] = [];
   const waiting = new Set<() => void>();
@@ -53,6 +57,7 @@ export async function startWorker(
     modulesRoot: directory,
     compatibilityDate,
     bindings,
+    ratelimits: rateLimits,
     durableObjects: { STORAGE_OBJECTS: { className: "StorageObject", useSQLite: true } },
     ...(outbound === undefined ? {} : { outboundService: OUTBOUND }),
   } as const;
