@@ -64,18 +64,22 @@ async function open(
 ): Promise<{ ok: true; socket: WebSocket } | Extract<PushResult, { ok: false }>> {
   const target = new URL(url);
   target.protocol = url.protocol === "ws:" ? "http:" : "https:";
+  // Cleared once the socket is open: the signal of the handshake would otherwise cut the socket too.
+  const deadline = new AbortController();
+  const timer = setTimeout(() => deadline.abort(), DIAL_DEADLINE_MS);
   try {
     const response = await fetch(target, {
       headers: { ...headers, Upgrade: "websocket" },
       redirect: "manual",
-      signal: AbortSignal.timeout(DIAL_DEADLINE_MS),
+      signal: deadline.signal,
     });
     if (response.webSocket) return { ok: true, socket: response.webSocket };
     await response.body?.cancel();
     return { ok: false, failure: response.status >= 500 ? "unreachable" : "refused" };
-  } catch (error) {
-    const timedOut = error instanceof Error && (error.name === "TimeoutError" || error.name === "AbortError");
-    return { ok: false, failure: timedOut ? "deadline" : "unreachable" };
+  } catch {
+    return { ok: false, failure: deadline.signal.aborted ? "deadline" : "unreachable" };
+  } finally {
+    clearTimeout(timer);
   }
 }
 

@@ -8,15 +8,19 @@ import type { Channel, PushableSession } from "./channel.ts";
 import { dialAndSend } from "./dial.ts";
 import { type AllowedHosts, checkPushTarget, isElevenLabsConversationUrl } from "./push-target.ts";
 
+const CONVERSATION_ID = /^[A-Za-z0-9_-]{1,128}$/;
+
 export type MonitorOptions = { apiKey: string; allowedHosts: AllowedHosts };
 
 export function createMonitorChannel({ apiKey, allowedHosts }: MonitorOptions): Channel {
   function monitorUrl({ wsUrl, agentSessionId }: PushableSession): URL | null {
     const target = wsUrl === undefined ? null : checkPushTarget(wsUrl, allowedHosts);
     if (!target?.ok || !isElevenLabsConversationUrl(target.url)) return null;
-    const id = agentSessionId ?? target.url.searchParams.get("conversation_id");
-    if (!id) return null;
-    return new URL(`wss://${target.url.host}/v1/convai/conversations/${encodeURIComponent(id)}/monitor`);
+    // The page says which conversation is its own; the URL that ElevenLabs signed knows better.
+    const signedId = target.url.searchParams.get("conversation_id");
+    const id = signedId ?? agentSessionId ?? "";
+    if (!CONVERSATION_ID.test(id) || (agentSessionId !== undefined && agentSessionId !== id)) return null;
+    return new URL(`wss://${target.url.host}/v1/convai/conversations/${id}/monitor`);
   }
   return {
     name: "monitor",
