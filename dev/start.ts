@@ -1,6 +1,6 @@
 /**
  * `npm start`: the whole product on a laptop. A demo agent, the Worker in `wrangler dev`, and where REDIS_URL
- * names a Redis, the REST gateway between the two. Then three curl lines that tell the story.
+ * or REDIS_HOST names a Redis, the REST gateway between the two. Then three curl lines that tell the story.
  *
  * It needs no account, no Docker and no Redis, and reaches out to nobody. Whatever ends it, Ctrl-C, SIGTERM or
  * the death of a part, ends every process it started.
@@ -13,7 +13,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs, parseEnv } from "node:util";
-import { type Environment, parseConfig, upstashFromRedisUrl } from "../lib/config.ts";
+import { type Environment, parseConfig, redisAddress, upstashFromRedisUrl } from "../lib/config.ts";
 import { ELEVENLABS_HOSTS } from "../lib/push/push-target.ts";
 import { startDemoAgent } from "./demo-agent.ts";
 import { startGateway } from "./gateway.ts";
@@ -53,8 +53,13 @@ const FORWARDED: { [name in keyof Required<Environment>]: true } = {
   KV_REST_API_URL: true,
   KV_REST_API_TOKEN: true,
   REDIS_URL: true,
+  REDIS_HOST: true,
+  REDIS_PORT: true,
+  REDIS_PASSWORD: true,
+  REDIS_DB: true,
   CONVERSATION_TTL_SECONDS: true,
   REDIS_CONVERSATION_TTL: true,
+  USE_REDIS_SESSIONS: true,
   REQUIRE_AUTH: true,
   API_TOKEN: true,
   SESSION_TOKEN_SECRET: true,
@@ -137,26 +142,33 @@ function ownVariables(): Variables {
 
 /** Decides where records live, starts the gateway where it takes one, and returns how to say so. */
 async function provideStorage(variables: Variables): Promise<string> {
-  const { REDIS_URL: redisUrl = "" } = variables;
+  const redis = redisAddress(variables);
   const hasRest = [
     "UPSTASH_REDIS_REST_URL",
     "UPSTASH_REDIS_REST_TOKEN",
     "KV_REST_API_URL",
     "KV_REST_API_TOKEN",
   ].some((name) => variables[name] !== undefined);
-  variables.STORAGE ??= hasRest || redisUrl !== "" ? "upstash" : "embedded";
+  variables.STORAGE ??= hasRest || redis !== null ? "upstash" : "embedded";
   if (variables.STORAGE !== "upstash") return "embedded, kept across restarts";
-  if (hasRest || redisUrl === "" || upstashFromRedisUrl(redisUrl) !== null) return "Upstash Redis";
+  if (hasRest || redis === null || upstashFromRedisUrl(redis.url) !== null) return "Upstash Redis";
+  // The Worker's own configuration says what is wrong with them.
+  if (redis.problems.length > 0) return "none";
 
   try {
-    const gateway = await startGateway({ redisUrl, token: randomBytes(24).toString("base64url") });
+    const gateway = await startGateway({
+      redisUrl: redis.url,
+      token: randomBytes(24).toString("base64url"),
+    });
     endings.push(() => gateway.close());
-    delete variables.REDIS_URL;
+    for (const name of ["REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_DB"]) {
+      delete variables[name];
+    }
     variables.UPSTASH_REDIS_REST_URL = gateway.url;
     variables.UPSTASH_REDIS_REST_TOKEN = gateway.token;
-    return `Redis at ${new URL(redisUrl).host}, through the REST gateway`;
+    return `Redis at ${new URL(redis.url).host}, through the REST gateway`;
   } catch (cause) {
-    throw new StartFailure(`REDIS_URL: ${cause instanceof Error ? cause.message : cause}`, { cause });
+    throw new StartFailure(`${redis.variable}: ${cause instanceof Error ? cause.message : cause}`, { cause });
   }
 }
 

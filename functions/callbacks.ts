@@ -13,8 +13,11 @@ export async function handleCallback(c: AppContext): Promise<Response> {
     await readJsonObject(c),
     id === undefined ? undefined : conversationIdOf(id),
   );
-  await limitConversation(c, callback.conversationId);
-  return answer(c, await receiveCallback(callback, c.var.core));
+  await limitConversation(c, "callback", callback.conversationId);
+  // A sender that hangs up must not leave a result pushed but not settled.
+  const work = receiveCallback(callback, c.var.core);
+  c.executionCtx.waitUntil(work.catch(() => {}));
+  return answer(c, await work);
 }
 
 function answer(c: AppContext, outcome: CallbackOutcome): Response {

@@ -9,9 +9,13 @@ import type { Logger } from "../lib/log.ts";
 import type { Channel } from "../lib/push/channel.ts";
 import { createMonitorChannel } from "../lib/push/monitor.ts";
 import { createSocketChannel } from "../lib/push/socket.ts";
-import { createDurableObjectStorage } from "../lib/storage/durable-object.ts";
+import { createDurableObjectStandby, createDurableObjectStorage } from "../lib/storage/durable-object.ts";
+import { createFallback, type RequestContext } from "../lib/storage/fallback.ts";
+import { createMemoryStorage } from "../lib/storage/memory.ts";
 import type { Storage } from "../lib/storage/storage.ts";
+import { withTimeBudget } from "../lib/storage/time-budget.ts";
 import { createUpstashStorage } from "../lib/storage/upstash.ts";
+import { createTurns, type Turns } from "../lib/turns.ts";
 import type { Bindings } from "./context.ts";
 
 const now = () => Date.now();
@@ -26,18 +30,51 @@ export function configOf(env: Bindings): ParsedConfig {
   return known;
 }
 
-const parts = new WeakMap<Config, { storage: Storage; channels: readonly Channel[] }>();
+/** What one isolate has, whatever it is asked. */
+type Parts = {
+  storageFor: (request: RequestContext) => Storage;
+  /** Where the assistant's memory is kept, if not where everything else is. */
+  memoryStorage: Storage | undefined;
+  channels: readonly Channel[];
+  turns: Turns;
+};
 
-function partsOf(config: Config, env: Bindings) {
-  const known = parts.get(config) ?? { storage: storageOf(config, env), channels: channelsOf(config) };
+const parts = new WeakMap<Config, Parts>();
+
+function partsOf(config: Config, env: Bindings): Parts {
+  const known = parts.get(config) ?? {
+    storageFor: storageOf(config, env),
+    memoryStorage: config.useRedisSessions ? undefined : createMemoryStorage({ now }),
+    channels: channelsOf(config),
+    turns: createTurns(),
+  };
   parts.set(config, known);
   return known;
 }
 
-function storageOf({ storage }: Config, env: Bindings): Storage {
-  return storage.kind === "embedded"
-    ? createDurableObjectStorage({ namespace: env.STORAGE_OBJECTS, partitionOf, now })
-    : createUpstashStorage(storage);
+/** Upstash with the Durable Objects standing by, or the Durable Objects alone. */
+function storageOf(config: Config, { STORAGE_OBJECTS: namespace }: Bindings): Parts["storageFor"] {
+  const primary = primaryOf(config);
+  // A deployment may leave the objects out; then nothing stands by.
+  if (namespace === undefined && primary !== null) return () => primary;
+  if (namespace === undefined) throw new TypeError("embedded storage needs the STORAGE_OBJECTS binding");
+  const objects = { namespace, partitionOf, now };
+  if (primary === null) {
+    const embedded = createDurableObjectStorage(objects);
+    return () => embedded;
+  }
+  const fallback = createFallback({
+    primary,
+    standby: createDurableObjectStandby(objects),
+    partitionOf,
+    now,
+  });
+  return (request) => fallback.forRequest(request);
+}
+
+/** The storage that the Durable Objects stand by for; null where there is none. */
+export function primaryOf({ storage }: Config): Storage | null {
+  return storage.kind === "upstash" ? createUpstashStorage(storage) : null;
 }
 
 /** In the order of their precedence. */
@@ -48,13 +85,26 @@ function channelsOf({ elevenLabs, pushAllowedHosts: allowedHosts }: Config): Cha
   ];
 }
 
-/** The core that serves one request. */
+/** The core that serves one request. `waitUntil` keeps work alive after the answer. */
 export function coreFor(
   config: Config,
   env: Bindings,
   log: Logger,
-  afterResponse: Core["afterResponse"],
+  waitUntil: (work: Promise<unknown>) => void,
 ): Core {
-  const { conversationTtlSeconds } = config;
-  return createCore({ ...partsOf(config, env), conversationTtlSeconds, log, now, wait, afterResponse });
+  const { storageFor, ...ofIsolate } = partsOf(config, env);
+  const storage = withTimeBudget(storageFor({ log, afterResponse: waitUntil }), now);
+  return createCore({
+    ...ofIsolate,
+    storage,
+    conversationTtlSeconds: config.conversationTtlSeconds,
+    stateTtlSeconds: config.stateTtlSeconds,
+    log,
+    now,
+    wait,
+    afterResponse(work) {
+      storage.renew();
+      waitUntil(work());
+    },
+  });
 }

@@ -6,7 +6,7 @@ import type { Logger } from "../lib/log.ts";
 import type { StorageObject } from "../lib/storage/storage-object.ts";
 
 export type Bindings = Environment & {
-  STORAGE_OBJECTS: DurableObjectNamespace<StorageObject>;
+  STORAGE_OBJECTS?: DurableObjectNamespace<StorageObject>;
   /** Requests of one client, by address. Absent where the platform has no such limiter. */
   CLIENT_RATE_LIMIT?: RateLimit;
   /** Requests that name one conversation. */

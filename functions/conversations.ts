@@ -1,5 +1,5 @@
 /** Conversations: `…/new`, `…/list`, `…/:id`, `…/:id/message` and `…/:id/token`. */
-import { Hono } from "hono";
+import { Hono } from "hono/tiny";
 import { newConversationSchema, parseListLimit, parseNewMessage } from "../lib/conversation-store.ts";
 import { issueConversationToken } from "../lib/conversation-token.ts";
 import { validate } from "../lib/json.ts";
@@ -30,7 +30,7 @@ export const conversations = new Hono<AppEnv>()
 
   .post("/:id/token", limitClient, requireApiToken, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
-    await limitConversation(c, conversationId);
+    await limitConversation(c, "token", conversationId);
     requireConfigured("SESSION_TOKEN_SECRET", c.var.config.sessionTokenSecrets);
     return c.json({ success: true, conversationId, ...(await tokenFor(c, conversationId)) });
   })

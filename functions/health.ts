@@ -21,9 +21,10 @@ export async function handleHealth(c: AppContext): Promise<Response> {
     const reason = error instanceof StorageError ? error.failure : "internal_error";
     return c.json({ status: "unavailable", storage: unreachable(now() - start, reason) }, 503);
   }
+  const { usingFallback, lastError } = storage.health?.() ?? { usingFallback: false };
   return c.json({
-    status: "ok",
-    storage: { connected: true, latencyMs: now() - start, usingFallback: false },
+    status: usingFallback ? "degraded" : "ok",
+    storage: { connected: !usingFallback, latencyMs: now() - start, usingFallback, lastError },
   });
 }
 

@@ -6,7 +6,7 @@ import type { ContentfulStatusCode } from "hono/utils/http-status";
 import { AppError, type Issue, StorageError } from "../lib/errors.ts";
 import type { AppContext } from "./context.ts";
 
-const STATUS_OF_CODE = {
+export const STATUS_OF_CODE = {
   invalid_request: 400,
   invalid_id: 400,
   unauthorized: 401,

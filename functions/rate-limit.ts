@@ -16,9 +16,13 @@ export const limitClient = createMiddleware<AppEnv>(async (c, next) => {
   await next();
 });
 
-/** Counts a request that names a conversation. Throws `rate_limited`. */
-export async function limitConversation(c: AppContext, conversationId: string): Promise<void> {
-  await spend(c.env.CONVERSATION_RATE_LIMIT, conversationId);
+/** Counts a request of one kind that names a conversation; a burst of one kind leaves the others alone. Throws `rate_limited`. */
+export async function limitConversation(
+  c: AppContext,
+  kind: "session" | "callback" | "token",
+  conversationId: string,
+): Promise<void> {
+  await spend(c.env.CONVERSATION_RATE_LIMIT, `${kind}:${conversationId}`);
 }
 
 async function spend(limiter: RateLimit | undefined, key: string): Promise<void> {

@@ -1,5 +1,5 @@
 /** `…/:id/session`: a browser says that it is live, asks whether it is, and says goodbye. */
-import { Hono } from "hono";
+import { Hono } from "hono/tiny";
 import { conversationIdOf } from "../lib/keys.ts";
 import { chooseChannel } from "../lib/push/channel.ts";
 import { registerSession } from "../lib/registration.ts";
@@ -13,7 +13,7 @@ import { limitClient, limitConversation } from "./rate-limit.ts";
 export const sessions = new Hono<AppEnv>()
   .post("/:id/session", limitClient, requireConversationAccess, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
-    await limitConversation(c, conversationId);
+    await limitConversation(c, "session", conversationId);
     const registration = parseRegistration(await readJsonObject(c));
     const { core, config } = c.var;
     const session = await registerSession(conversationId, registration, config.pushAllowedHosts, core);

@@ -101,6 +101,12 @@ export function createCallbackStore(storage: Storage, log: Logger, now: () => nu
       return texts.map((text, i) => (text === null ? null : records.parse(requestIds[i] ?? "", text)));
     },
 
+    /** Gives a claim back unused, so that the next to come may have it at once. */
+    async release(conversationId: string, claimed: CallbackRecord): Promise<void> {
+      const { key, value } = recordsOf(conversationId).setWrite(claimed.result.requestId, claimed);
+      await storage.compareAndSet(key, value, null, null);
+    },
+
     /** Replaces the record, as data. */
     setWrite: (conversationId: string, record: CallbackRecord): SetWrite =>
       recordsOf(conversationId).setWrite(record.result.requestId, record),

@@ -9,7 +9,7 @@
 import * as v from "valibot";
 import type { CallbackRecord, CallbackResult } from "./callback-store.ts";
 import type { Message } from "./conversation-store.ts";
-import type { Core } from "./core.ts";
+import { type Core, commitStubbornly } from "./core.ts";
 import { InvalidRequestError } from "./errors.ts";
 import { handOverBacklog } from "./handover.ts";
 import { type JsonObject, jsonObject, jsonValue, validate } from "./json.ts";
@@ -85,24 +85,39 @@ export async function receiveCallback(
   const log = core.log.with({ conversationId, callbackRequestId: result.requestId });
   log.info("callback.received", { success: result.success, mode: result.mode });
 
-  const [claim, session] = await Promise.all([
-    callbacks.claim(conversationId, result),
-    sessions.get(conversationId),
-  ]);
+  const reading = sessions.get(conversationId);
+  // Its failure is looked at when it is our turn to push, not before.
+  reading.catch(() => {});
+  const claim = await callbacks.claim(conversationId, result);
   if (claim.kind === "in_progress") return claim;
   if (claim.kind === "settled") {
     log.info("callback.duplicate", { status: claim.record.status });
     return duplicateOf(claim.record);
   }
 
-  const delivery = await deliver(result, session, { ...core, log }, conversationId);
+  let session: SessionRecord | null;
+  let delivery: Delivery;
+  try {
+    session = await reading;
+    delivery = await deliver(result, session, { ...core, log }, conversationId);
+  } catch (error) {
+    // Nothing was pushed, so the sender's retry need not wait for the lease to run out.
+    await callbacks.release(conversationId, claim.record).catch(() => {});
+    throw error;
+  }
+  if (!delivery.delivered && core.now() >= Date.parse(claim.record.leaseUntil ?? "")) {
+    // We were stalled for so long that the claim may be another's by now; what it settles stands.
+    return { kind: "in_progress", retryAfterSeconds: 1 };
+  }
   await settle(conversationId, claim.record, delivery, core);
   if (delivery.delivered) {
     log.info("callback.delivered", { channel: delivery.channel, attempts: delivery.attempts });
     return { kind: "delivered", channel: delivery.channel };
   }
   log.warn("callback.queued", { reason: delivery.reason, detail: EXPLANATION[delivery.reason] });
-  core.afterResponse(handOverIfSomeoneCame(conversationId, session, core));
+  // A session may have been registered between our look for one and the settlement; it saw an empty backlog
+  // then, so it is our turn to hand over.
+  core.afterResponse(() => handOverBacklog(conversationId, core, session?.registrationId));
   return { kind: "queued", reason: delivery.reason };
 }
 
@@ -147,33 +162,40 @@ async function settle(
   conversationId: string,
   claimed: CallbackRecord,
   delivery: Delivery,
-  { callbacks, conversations, storage, now }: Core,
+  core: Core,
 ): Promise<void> {
+  const { callbacks, conversations, now } = core;
   const { leaseUntil: _, ...record } = claimed;
   const settledAt = new Date(now()).toISOString();
   const message = conversations.messageWrite(conversationId, historyMessage(claimed.result, settledAt));
 
   if (delivery.delivered) {
     const { channel, attempts } = delivery;
-    const [dropped] = await storage.commit([
-      message,
-      callbacks.setWrite(conversationId, { ...record, status: "delivered", channel, attempts, settledAt }),
-      ...conversations.briefActivityWrites(conversationId),
-    ]);
+    const [dropped] = await commitStubbornly(
+      [
+        message,
+        callbacks.setWrite(conversationId, { ...record, status: "delivered", channel, attempts, settledAt }),
+        ...conversations.briefActivityWrites(conversationId),
+      ],
+      core,
+    );
     conversations.reportDropped(conversationId, "messages.dropped", dropped);
     return;
   }
-  const [droppedMessages, droppedBacklog] = await storage.commit([
-    message,
-    conversations.enqueueWrite(conversationId, claimed.result.requestId),
-    callbacks.setWrite(conversationId, {
-      ...record,
-      status: "queued",
-      attempts: delivery.attempts,
-      settledAt,
-    }),
-    ...conversations.activityWrites(conversationId),
-  ]);
+  const [droppedMessages, droppedBacklog] = await commitStubbornly(
+    [
+      message,
+      conversations.enqueueWrite(conversationId, claimed.result.requestId),
+      callbacks.setWrite(conversationId, {
+        ...record,
+        status: "queued",
+        attempts: delivery.attempts,
+        settledAt,
+      }),
+      ...conversations.activityWrites(conversationId),
+    ],
+    core,
+  );
   conversations.reportDropped(conversationId, "messages.dropped", droppedMessages);
   conversations.reportDropped(conversationId, "backlog.dropped", droppedBacklog);
 }
@@ -187,24 +209,12 @@ function historyMessage(result: CallbackResult, timestamp: string): Message {
     source: "callback",
     timestamp,
     ...(result.toolName === undefined ? {} : { toolName: result.toolName }),
-    ...(result.output === undefined ? {} : { toolOutput: result.output }),
+    // A text is the content already.
+    ...(result.output === undefined || typeof result.output === "string"
+      ? {}
+      : { toolOutput: result.output }),
     status: result.success ? "completed" : "failed",
   };
-}
-
-/**
- * A session may have been registered between our look for one and the settlement; it saw an empty backlog
- * then, so it is our turn to hand over.
- */
-async function handOverIfSomeoneCame(
-  conversationId: string,
-  seen: SessionRecord | null,
-  core: Core,
-): Promise<void> {
-  const current = await core.sessions.get(conversationId);
-  if (current !== null && current.registrationId !== seen?.registrationId) {
-    await handOverBacklog(conversationId, core);
-  }
 }
 
 function duplicateOf({ status, channel }: CallbackRecord): CallbackOutcome {

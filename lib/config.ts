@@ -3,6 +3,7 @@
  * in one list that names the variables and shows no value.
  */
 import * as v from "valibot";
+import { MAX_STATE_TTL_SECONDS, STATE_TTL_SECONDS } from "./conversation-state.ts";
 import type { Issue } from "./errors.ts";
 import { describeIssues } from "./json.ts";
 import { type AllowedHosts, ELEVENLABS_HOSTS, parseAllowedHosts } from "./push/push-target.ts";
@@ -11,7 +12,6 @@ import type { TtlSeconds } from "./storage/storage.ts";
 import { isMalformedWebhookSecret } from "./webhook-signature.ts";
 
 const DAY_SECONDS = 24 * 3600;
-const MAX_STATE_TTL_SECONDS = 30 * DAY_SECONDS;
 
 /** An unset variable and an empty one are the same thing, as everywhere in a shell. */
 const text = v.pipe(
@@ -82,8 +82,13 @@ const environmentSchema = v.object({
   KV_REST_API_URL: text,
   KV_REST_API_TOKEN: text,
   REDIS_URL: text,
+  REDIS_HOST: text,
+  REDIS_PORT: text,
+  REDIS_PASSWORD: text,
+  REDIS_DB: text,
   CONVERSATION_TTL_SECONDS: wholeSeconds(30 * DAY_SECONDS, 0, 10 * 365 * DAY_SECONDS),
-  REDIS_CONVERSATION_TTL: wholeSeconds(3600, 1, MAX_STATE_TTL_SECONDS),
+  REDIS_CONVERSATION_TTL: wholeSeconds(STATE_TTL_SECONDS, 1, MAX_STATE_TTL_SECONDS),
+  USE_REDIS_SESSIONS: flag(true),
   REQUIRE_AUTH: flag(true),
   API_TOKEN: secretList,
   SESSION_TOKEN_SECRET: secretList,
@@ -108,6 +113,8 @@ export type Config = {
   /** null keeps conversations for ever. */
   conversationTtlSeconds: TtlSeconds;
   stateTtlSeconds: number;
+  /** Whether the assistant's memory is kept where everything else is; otherwise each isolate keeps its own. */
+  useRedisSessions: boolean;
   requireAuth: boolean;
   apiTokens: readonly string[];
   sessionTokenSecrets: readonly string[];
@@ -177,6 +184,7 @@ export function parseConfig(environment: Environment): ParsedConfig {
       featureEnabled: env.ELEVENLABS_AGENT_ENABLED,
       conversationTtlSeconds: env.CONVERSATION_TTL_SECONDS === 0 ? null : env.CONVERSATION_TTL_SECONDS,
       stateTtlSeconds: env.REDIS_CONVERSATION_TTL,
+      useRedisSessions: env.USE_REDIS_SESSIONS,
       requireAuth: env.REQUIRE_AUTH,
       apiTokens: env.API_TOKEN,
       sessionTokenSecrets: env.SESSION_TOKEN_SECRET,
@@ -198,10 +206,13 @@ type RedisVariables = Pick<
   | "UPSTASH_REDIS_REST_TOKEN"
   | "KV_REST_API_URL"
   | "KV_REST_API_TOKEN"
-  | "REDIS_URL"
+  | RedisAddressVariable
 >;
 
-/** Finds the Upstash database: by its own variables, by those of Vercel's integration, or by a Redis URL. */
+/**
+ * Finds the Upstash database: by its own variables, by those of Vercel's integration, or by the address of a
+ * Redis. The first that are there decide.
+ */
 function upstashStorage(env: RedisVariables, problems: Issue[]): StorageConfig | null {
   const pairs = [
     ["UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"],
@@ -214,14 +225,17 @@ function upstashStorage(env: RedisVariables, problems: Issue[]): StorageConfig |
     if (token === "") problems.push({ path: tokenName, message: "is required" });
     return problems.length > 0 ? null : { kind: "upstash", url, token };
   }
-  if (env.REDIS_URL !== "") {
-    const credentials = upstashFromRedisUrl(env.REDIS_URL);
-    if (credentials !== null) return { kind: "upstash", ...credentials };
-    problems.push({
-      path: "REDIS_URL",
-      message:
-        "must be an Upstash address (rediss://default:TOKEN@host.upstash.io:6379); a Worker reaches Redis over HTTP only, so any other Redis needs the local gateway of `npm start`",
-    });
+  const address = redisAddress(env);
+  if (address !== null) {
+    problems.push(...address.problems);
+    if (address.problems.length > 0) return null;
+    const credentials = upstashFromRedisUrl(address.url);
+    if (credentials !== null && address.database === 0) return { kind: "upstash", ...credentials };
+    problems.push(
+      credentials !== null
+        ? { path: "REDIS_DB", message: "must be 0: an Upstash database has no other" }
+        : { path: address.variable, message: NOT_UPSTASH[address.variable] },
+    );
     return null;
   }
   problems.push(
@@ -229,6 +243,59 @@ function upstashStorage(env: RedisVariables, problems: Issue[]): StorageConfig |
     { path: "UPSTASH_REDIS_REST_TOKEN", message: 'is required unless STORAGE is "embedded"' },
   );
   return null;
+}
+
+const REACHED_HOW =
+  "a deployed Worker reaches Redis over HTTP only, so any other Redis needs the local gateway of `npm start`";
+const NOT_UPSTASH = {
+  REDIS_URL: `must be an Upstash address (rediss://default:TOKEN@host.upstash.io:6379); ${REACHED_HOW}`,
+  REDIS_HOST: `must be the host of an Upstash database (….upstash.io), with REDIS_PASSWORD its token; ${REACHED_HOW}`,
+} as const;
+
+type RedisAddressVariable = "REDIS_URL" | "REDIS_HOST" | "REDIS_PORT" | "REDIS_PASSWORD" | "REDIS_DB";
+
+export type RedisAddress = {
+  /** `redis://` or `rediss://`, with password and database where there are any; "" where there are problems. */
+  url: string;
+  /** What names it. */
+  variable: "REDIS_URL" | "REDIS_HOST";
+  /** The number of REDIS_DB; 0 where a URL says it all. */
+  database: number;
+  problems: readonly Issue[];
+};
+
+/**
+ * The address of a Redis: REDIS_URL, or else what REDIS_HOST, REDIS_PORT (6379), REDIS_PASSWORD and REDIS_DB
+ * (0) say together. Null where none of them is set.
+ */
+export function redisAddress(
+  env: { [name in RedisAddressVariable]?: string | undefined },
+): RedisAddress | null {
+  const { REDIS_URL = "", REDIS_HOST = "", REDIS_PORT = "", REDIS_PASSWORD = "", REDIS_DB = "" } = env;
+  if (REDIS_URL !== "") return { url: REDIS_URL, variable: "REDIS_URL", database: 0, problems: [] };
+  if (`${REDIS_HOST}${REDIS_PORT}${REDIS_PASSWORD}${REDIS_DB}` === "") return null;
+
+  const problems: Issue[] = [];
+  const host = REDIS_HOST.includes(":") ? `[${REDIS_HOST}]` : REDIS_HOST;
+  if (!/^[\w.:[\]-]+$/.test(host) || !URL.canParse(`redis://${host}`)) {
+    problems.push({
+      path: "REDIS_HOST",
+      message: "must be a host name or address, without scheme and port",
+    });
+  }
+  const [port, database] = [Number(REDIS_PORT || "6379"), Number(REDIS_DB || "0")];
+  if (!/^\d*$/.test(REDIS_PORT) || port < 1 || port > 65_535) {
+    problems.push({ path: "REDIS_PORT", message: "must be a whole number from 1 to 65535" });
+  }
+  if (!/^\d{0,5}$/.test(REDIS_DB)) {
+    problems.push({ path: "REDIS_DB", message: "must be the number of a database, such as 0" });
+  }
+  if (host.endsWith(".upstash.io") && REDIS_PASSWORD === "") {
+    problems.push({ path: "REDIS_PASSWORD", message: "is required: it is the database's token" });
+  }
+  const credentials = REDIS_PASSWORD === "" ? "" : `:${encodeURIComponent(REDIS_PASSWORD.toWellFormed())}@`;
+  const url = problems.length > 0 ? "" : `redis://${credentials}${host}:${port}/${database}`;
+  return { url, variable: "REDIS_HOST", database, problems };
 }
 
 function isHttpUrl(url: string): boolean {
@@ -244,5 +311,9 @@ export function upstashFromRedisUrl(redisUrl: string): UpstashCredentials | null
   const { protocol, hostname, password } = new URL(redisUrl);
   if (!["redis:", "rediss:"].includes(protocol) || !hostname.endsWith(".upstash.io") || password === "")
     return null;
-  return { url: `https://${hostname}`, token: decodeURIComponent(password) };
+  try {
+    return { url: `https://${hostname}`, token: decodeURIComponent(password) };
+  } catch {
+    return null;
+  }
 }

@@ -13,15 +13,17 @@ import {
   type JsonObject,
   jsonObject,
   jsonValue,
+  parseExactly,
   stringifyJson,
   validate,
 } from "./json.ts";
-import { keys } from "./keys.ts";
+import { isRequestId, keys } from "./keys.ts";
 import type { Logger } from "./log.ts";
 import type {
   AppendWrite,
   CreateWrite,
   IndexWrite,
+  PruneWrite,
   RemoveWrite,
   SetWrite,
   Storage,
@@ -33,8 +35,8 @@ import { createTtlStore } from "./ttl-store.ts";
 export const MAX_MESSAGES = 1_000;
 export const MAX_BACKLOG = 200;
 export const MAX_LIST_LIMIT = 100;
-/** Messages read in one go: a hundred of the largest stay below the 10 MB that Upstash puts into an answer. */
-const MESSAGES_PER_READ = 100;
+/** Messages read in one go. The largest are about 200 kB each, and Upstash puts at most 10 MB into an answer. */
+const MESSAGES_PER_READ = 40;
 
 export const conversationRecordSchema = v.object({
   version: v.optional(v.number(), 1),
@@ -102,7 +104,7 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
   function parseMessage(conversationId: string, text: string): Message[] {
     let value: unknown;
     try {
-      value = JSON.parse(text);
+      value = parseExactly(text);
     } catch {
       value = undefined;
     }
@@ -132,8 +134,8 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
       await storage.commit([
         records.createWrite(record.conversationId, record),
         indexWrite(record.conversationId),
+        ...store.pruneWrites(),
       ]);
-      await store.pruneIndex();
     },
 
     /** The whole history, oldest first. A message that a repeated write left twice is given once. */
@@ -166,14 +168,11 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
 
     /** Conversations with the newest activity first. Throws InvalidCursorError. */
     async list(limit: number, cursor?: string): Promise<ConversationPage> {
-      const [page] = await Promise.all([
-        storage.listIndex(keys.conversations, {
-          limit,
-          ...(cursor === undefined ? {} : { cursor }),
-          ...(ttlSeconds === null ? {} : { minScore: now() - ttlSeconds * 1000 }),
-        }),
-        store.pruneIndex(),
-      ]);
+      const page = await storage.listIndex(keys.conversations, {
+        limit,
+        ...(cursor === undefined ? {} : { cursor }),
+        ...(ttlSeconds === null ? {} : { minScore: now() - ttlSeconds * 1000 }),
+      });
       const ids = page.entries.map((entry) => entry.member);
       const texts = await storage.getMany(ids.map(keys.conversation));
       const conversations = texts.flatMap((text, i) => {
@@ -197,20 +196,39 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
 
     /** The requestIds that wait, oldest first. */
     async backlog(conversationId: string): Promise<string[]> {
-      return [...new Set(await storage.range(keys.backlog(conversationId), 0, -1))];
+      const entries = [...new Set(await storage.range(keys.backlog(conversationId), 0, -1))];
+      const requestIds = entries.filter(isRequestId);
+      if (requestIds.length < entries.length) {
+        log.error("record.unreadable", {
+          key: keys.backlog(conversationId),
+          reasons: ["an entry is no requestId"],
+        });
+      }
+      return requestIds;
     },
 
     /** Forgets conversations in the index that have outlived their time. */
-    async pruneIndex(): Promise<void> {
-      if (ttlSeconds === null) return;
-      await storage.commit([
-        { type: "prune", key: keys.conversations, belowScore: now() - ttlSeconds * 1000 },
-      ]);
-    },
+    pruneWrites: (): PruneWrite[] =>
+      ttlSeconds === null
+        ? []
+        : [{ type: "prune", key: keys.conversations, belowScore: now() - ttlSeconds * 1000 }],
 
     /** Creates the record where none stands. Result: the text that stands there now. */
     createWrite: (record: ConversationRecord): CreateWrite =>
       records.createWrite(record.conversationId, record),
+
+    /** Renews the record alone, where it stands. */
+    renewWrite: (conversationId: string): TouchWrite => ({
+      type: "touch",
+      key: keys.conversation(conversationId),
+      ttlSeconds,
+    }),
+
+    /** Replaces a record whose stored text was `standing`, unless it has been changed or deleted meanwhile. */
+    replace: (standing: string, record: ConversationRecord): Promise<boolean> => {
+      const { key, value } = store.setWrite(record);
+      return storage.compareAndSet(key, standing, value, ttlSeconds);
+    },
 
     /** Replaces the record and restarts its time to live. */
     setWrite: (record: ConversationRecord): SetWrite => records.setWrite(record.conversationId, record),
@@ -224,9 +242,12 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
       ];
     },
 
-    /** What activity entails in a conversation that is known to exist: a registration renewed the rest of it a moment ago. */
-    briefActivityWrites: (conversationId: string): [TouchWrite, IndexWrite] => [
-      { type: "touch", key: keys.conversation(conversationId), ttlSeconds },
+    /**
+     * What activity entails while a session is live: its registration renewed everything a moment ago, so there
+     * is nothing to renew, only to put back where the conversation has been deleted meanwhile.
+     */
+    briefActivityWrites: (conversationId: string): [SetWrite, IndexWrite] => [
+      { ...store.setWrite(store.fresh(conversationId)), onlyIfAbsent: true },
       indexWrite(conversationId),
     ],
 

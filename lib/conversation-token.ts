@@ -7,7 +7,7 @@
  * time checks are off, ours take `now`), it takes a secret that contains "PUBLIC" or "PRIVATE" for PEM (it
  * gets a CryptoKey instead of text), and its errors quote the token (they are caught and dropped).
  */
-import { sign, verify } from "hono/jwt";
+import { sign, verify } from "hono/utils/jwt/jwt";
 import * as v from "valibot";
 
 export type TokenRefusal =

@@ -35,14 +35,27 @@ export class InvalidIdError extends AppError {
   readonly code = "invalid_id";
 }
 
-/** Why a storage could not answer. `rejected` means it answered and refused: our command or our credentials are wrong. */
+/** A record is larger than its kind may be. */
+export class RecordTooLargeError extends AppError {
+  override readonly name = "RecordTooLargeError";
+  readonly code = "payload_too_large";
+  constructor(maxBytes: number) {
+    super(`The record would be larger than ${maxBytes} bytes.`);
+  }
+}
+
+/**
+ * Why a storage could not answer. `rejected` means it answered and refused: our command or our credentials
+ * are wrong. `contended` means that others changed the record again and again while it was to be changed.
+ */
 export type StorageFailure =
   | "timeout"
   | "network"
   | "rate_limited"
   | "server_error"
   | "rejected"
-  | "invalid_response";
+  | "invalid_response"
+  | "contended";
 
 /** The storage could not answer. Says which driver and operation failed and how, never with which key or value. */
 export class StorageError extends AppError {

@@ -3,92 +3,108 @@
  * An entry leaves the backlog only in the commit that says it was delivered.
  */
 import { type CallbackRecord, type CallbackResult, LEASE_SECONDS } from "./callback-store.ts";
-import type { Core } from "./core.ts";
+import { type Core, commitStubbornly } from "./core.ts";
 import { keys } from "./keys.ts";
+import { logFailure } from "./log.ts";
 import { type ChannelName, chooseChannel, pushWithRetries } from "./push/channel.ts";
 import { messageForBacklog } from "./push/message.ts";
 import { isLive, type SessionRecord } from "./session-store.ts";
 import type { Write } from "./storage/storage.ts";
 
-/** Enough for any real sequence of reconnects; a bound, so that a handler ends whatever happens. */
-const MAX_ROUNDS = 10;
+/** Enough for the fullest backlog and a few storage errors; a bound, so that a handler ends whatever happens. */
+const MAX_ROUNDS = 12;
+/** How long to wait before looking again, where another is at work or the storage failed. */
+const LOOK_AGAIN_MS = 1_000;
+/** Results looked at in one round: more than one message has room for, and little enough to read at once. */
+const RESULTS_PER_ROUND = 50;
 
 /**
  * Hands over what waits in a conversation, if it has a live session that can be pushed to. Only one handler
- * does so at a time. One that finds another at work leaves: the other looks again after it has let go, so
- * that a session registered meanwhile is served too. Never throws: whoever registered has been answered.
+ * does so at a time; one that finds another at work, or the storage failing, looks again a moment later.
+ * `exceptTo` is a registration that is known not to take it. Never throws: nobody waits for it.
  */
-export async function handOverBacklog(conversationId: string, core: Core): Promise<void> {
-  const { conversations, sessions, storage, log } = core;
-  const holder = crypto.randomUUID();
-  let tried: SessionRecord["registrationId"] | undefined;
-  try {
-    for (let round = 0; round < MAX_ROUNDS; round++) {
-      const requestIds = await conversations.backlog(conversationId);
-      if (requestIds.length === 0) return;
-      const session = await sessions.get(conversationId);
-      if (session === null || session.registrationId === tried) return;
-
-      const key = keys.handover(conversationId);
-      if ((await storage.claim(key, holder, LEASE_SECONDS)) !== null) return;
-      try {
-        const done = await handOverOnce(conversationId, requestIds, session, core);
-        tried = done ? undefined : session.registrationId;
-      } finally {
-        await storage.compareAndSet(key, holder, null, null);
-      }
+export async function handOverBacklog(conversationId: string, core: Core, exceptTo?: string): Promise<void> {
+  const { log, wait } = core;
+  let failedFor = exceptTo;
+  for (let round = 0; round < MAX_ROUNDS; round++) {
+    try {
+      const outcome = await handOverRound(conversationId, core, failedFor);
+      if (outcome.kind === "over") return;
+      if (outcome.kind === "failed") failedFor = outcome.registrationId;
+      if (outcome.kind === "held") await wait(LOOK_AGAIN_MS);
+    } catch (error) {
+      logFailure(log, "backlog hand-over", conversationId, error);
+      await wait(LOOK_AGAIN_MS);
     }
-  } catch (error) {
-    log.error("request.failed", {
-      conversationId,
-      operation: "backlog hand-over",
-      error: error instanceof Error ? error.name : typeof error,
-    });
   }
 }
 
-/** Returns whether the backlog was handed over. */
-async function handOverOnce(
-  conversationId: string,
-  requestIds: readonly string[],
-  session: SessionRecord,
-  core: Core,
-): Promise<boolean> {
-  const { channels, conversations, storage, callbacks, log, now, wait } = core;
+type Round =
+  /** Nothing waits, or nobody is there who could take it. */
+  | { kind: "over" }
+  /** Another handler is at it. */
+  | { kind: "held" }
+  /** The session of this registration did not take it; a later one may. */
+  | { kind: "failed"; registrationId: string }
+  /** As much as goes into one message was handed over; more may wait. */
+  | { kind: "handed over" };
+
+async function handOverRound(conversationId: string, core: Core, failedFor?: string): Promise<Round> {
+  const { conversations, sessions, storage } = core;
+  if ((await conversations.backlog(conversationId)).length === 0) return { kind: "over" };
+  const session = await sessions.get(conversationId);
+  if (session === null || session.registrationId === failedFor) return { kind: "over" };
+
+  const key = keys.handover(conversationId);
+  const holder = crypto.randomUUID();
+  if ((await storage.claim(key, holder, LEASE_SECONDS)) !== null) return { kind: "held" };
+  try {
+    const done = await handOverOnce(conversationId, session, core);
+    return done ? { kind: "handed over" } : { kind: "failed", registrationId: session.registrationId };
+  } finally {
+    await storage.compareAndSet(key, holder, null, null).catch(() => {});
+  }
+}
+
+/** Returns whether the session took what the message had room for. */
+async function handOverOnce(conversationId: string, session: SessionRecord, core: Core): Promise<boolean> {
+  const { channels, conversations, callbacks, log, now, wait } = core;
   const channel = chooseChannel(channels, session);
   if (channel === null) return false;
 
-  const waiting = await readWaiting(conversationId, requestIds, core);
-  const results = waiting.flatMap(({ result }) => (result === null ? [] : [result]));
-  const [first, ...rest] = results;
+  // Read under the claim: what another handler has handed over in the meantime is not here any more.
+  const waiting = await readWaiting(conversationId, core);
+  const toTell = waiting.filter((entry) => entry.result !== null);
+  const [first, ...rest] = toTell.flatMap(({ result }) => (result === null ? [] : [result]));
+  let told = 0;
   if (first !== undefined) {
-    const message = messageForBacklog([first, ...rest]);
+    const push = messageForBacklog([first, ...rest]);
     const stillLive = () => isLive(session, now());
-    const { outcome, attempts } = await pushWithRetries(channel, session, message, { stillLive, wait });
+    const { outcome, attempts } = await pushWithRetries(channel, session, push.message, { stillLive, wait });
     if (!outcome.ok) {
       const closeCode = "closeCode" in outcome ? outcome.closeCode : undefined;
-      log.warn("push.failed", {
-        conversationId,
-        channel: channel.name,
-        failure: outcome.failure,
-        closeCode,
-        attempts,
-      });
+      const { failure } = outcome;
+      log.warn("push.failed", { conversationId, channel: channel.name, failure, closeCode, attempts });
       return false;
     }
+    told = push.told;
   }
 
   const settledAt = new Date(now()).toISOString();
-  const writes = waiting.flatMap(({ requestId, record }): Write[] => [
-    conversations.dequeueWrite(conversationId, requestId),
-    ...(record === null
-      ? []
-      : [callbacks.setWrite(conversationId, delivered(record, channel.name, settledAt))]),
-  ]);
-  await storage.commit([...writes, ...conversations.briefActivityWrites(conversationId)]);
-  if (first !== undefined) {
-    log.info("backlog.delivered", { conversationId, channel: channel.name, results: results.length });
-  }
+  const toldIds = new Set(toTell.slice(0, told).map(({ requestId }) => requestId));
+  const writes = waiting.flatMap(({ requestId, record, result }): Write[] => {
+    if (result !== null && !toldIds.has(requestId)) return [];
+    if (record === null && result === null)
+      log.warn("backlog.dropped", { conversationId, callbackRequestId: requestId });
+    return [
+      conversations.dequeueWrite(conversationId, requestId),
+      ...(record === null || result === null
+        ? []
+        : [callbacks.setWrite(conversationId, delivered(record, channel.name, settledAt))]),
+    ];
+  });
+  await commitStubbornly([...writes, ...conversations.briefActivityWrites(conversationId)], core);
+  if (told > 0) log.info("backlog.delivered", { conversationId, channel: channel.name, results: told });
   return true;
 }
 
@@ -99,11 +115,8 @@ type Waiting = { requestId: string; record: CallbackRecord | null; result: Callb
  * What waits, oldest first. A backlog may outlive the records of its callbacks; then the history tells what
  * they brought. What was delivered in the meantime is not told again.
  */
-async function readWaiting(
-  conversationId: string,
-  requestIds: readonly string[],
-  { conversations, callbacks }: Core,
-): Promise<Waiting[]> {
+async function readWaiting(conversationId: string, { conversations, callbacks }: Core): Promise<Waiting[]> {
+  const requestIds = (await conversations.backlog(conversationId)).slice(0, RESULTS_PER_ROUND);
   const records = await callbacks.getMany(conversationId, requestIds);
   const history = records.includes(null) ? await conversations.messages(conversationId) : [];
   return requestIds.map((requestId, i) => {

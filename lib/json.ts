@@ -12,7 +12,7 @@ export type JsonObject = { [key: string]: JsonValue };
 export const MAX_JSON_DEPTH = 100;
 
 export function isJsonObject(value: unknown): value is JsonObject {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
+  return typeof value === "object" && value !== null && !Array.isArray(value) && !isExactNumber(value);
 }
 
 function isDeeperThan(value: unknown, depth: number): boolean {
@@ -24,8 +24,8 @@ function isDeeperThan(value: unknown, depth: number): boolean {
   return false;
 }
 
-/** Texts that may hold a number which a double cannot carry back: many digits, an exponent, a negative zero. */
-const MAYBE_INEXACT = /\d{16}|\d[eE]|-0/;
+/** Texts that may hold a number which a double cannot carry back: many digits, an exponent. */
+const MAYBE_INEXACT = /\d{16}|\d[eE]/;
 
 /** JSON.parse source text access (ECMAScript 2026), which the language's type declarations do not know yet. */
 type SourceAccess = {
@@ -34,14 +34,18 @@ type SourceAccess = {
     reviver: (key: string, value: unknown, context: { source?: string }) => unknown,
   ): unknown;
   rawJSON(source: string): unknown;
+  isRawJSON(value: unknown): boolean;
 };
-const { parse, rawJSON } = JSON as unknown as SourceAccess;
+const { parse, rawJSON, isRawJSON } = JSON as unknown as SourceAccess;
+
+/** Whether a part of what `parseExactly` gave is the source text of a number that a double cannot carry. */
+export const isExactNumber = (part: unknown): boolean => isRawJSON(part);
 
 /**
  * Parses so that `stringifyJson` gives back the same JSON value, for any JSON value: a number that a double
- * would change (a 20-digit id, 1e400, -0) is kept as its source text. Throws SyntaxError.
+ * would change (a 20-digit id, 1e400) is kept as its source text. Throws SyntaxError.
  */
-function parseExactly(text: string): unknown {
+export function parseExactly(text: string): unknown {
   if (!MAYBE_INEXACT.test(text)) return JSON.parse(text);
   return parse(text, (_key, value, { source }) =>
     typeof value === "number" && source !== undefined && isInexact(value, source) ? rawJSON(source) : value,
@@ -54,13 +58,18 @@ function isInexact(value: number, source: string): boolean {
     .replace(/[eE].*$/, "")
     .replace(/[-.]/g, "")
     .replace(/^0+/, "");
-  if (!Number.isFinite(value) || Object.is(value, -0) || (value === 0 && significant !== "")) return true;
+  if (!Number.isFinite(value) || (value === 0 && significant !== "")) return true;
   return significant.length > 15 && String(value) !== source;
 }
 
 /** A value as JSON text, which keeps even the sign of a negative zero. */
 export function stringifyJson(value: unknown): string {
-  return JSON.stringify(value, (_key, part) => (Object.is(part, -0) ? rawJSON("-0") : part));
+  return JSON.stringify(value, (_key, part) => exactPart(part));
+}
+
+/** What a replacer of JSON.stringify gives for a part, so that the sign of a negative zero is kept. */
+export function exactPart(part: unknown): unknown {
+  return Object.is(part, -0) ? rawJSON("-0") : part;
 }
 
 /**
@@ -75,10 +84,15 @@ export function parseJsonObject(text: string): JsonObject {
     throw new InvalidRequestError(text.trim() === "" ? "The body is empty." : "The body is not valid JSON.");
   }
   if (!isJsonObject(value)) throw new InvalidRequestError("The body must be a JSON object.");
+  requireShallow(value);
+  return value;
+}
+
+/** Throws InvalidRequestError where a value is nested deeper than MAX_JSON_DEPTH, as one that holds itself is. */
+export function requireShallow(value: unknown): void {
   if (isDeeperThan(value, MAX_JSON_DEPTH)) {
     throw new InvalidRequestError(`The body is nested deeper than ${MAX_JSON_DEPTH} levels.`);
   }
-  return value;
 }
 
 /**

@@ -28,6 +28,10 @@ export function conversationIdOf(id: string): string {
   return id;
 }
 
+const STATE_PREFIX = "conv:";
+const MEMORY_PREFIX = "session:";
+const TAKEN_PREFIXES = ["elevenlabs:", MEMORY_PREFIX];
+
 export const keys = {
   session: (conversationId: string) => `elevenlabs:session:${conversationId}`,
   conversation: (conversationId: string) => `elevenlabs:conversation:${conversationId}`,
@@ -38,7 +42,27 @@ export const keys = {
   conversations: "elevenlabs:conversations",
   callback: (conversationId: string, requestId: string) =>
     `elevenlabs:callback:${conversationId}:${requestId}`,
+  /** The orchestrator's state; another instance of the store may keep its records under another prefix. */
+  state: (conversationId: string, prefix = STATE_PREFIX) => `${prefix}${conversationId}`,
+  /** The assistant's memory. */
+  memory: (conversationId: string) => `${MEMORY_PREFIX}${conversationId}`,
 } as const;
+
+/**
+ * Checks the key prefix of a store of the orchestrator's state, and returns it. It is taken literally, so it
+ * may hold glob characters; but such a store can list and clear whatever stands under its prefix, so it must
+ * not reach into the records of other kinds. Throws RangeError.
+ */
+export function statePrefixOf(prefix: string): string {
+  if (prefix === "" || prefix.length > 128 || !prefix.isWellFormed()) {
+    throw new RangeError("keyPrefix must be 1 to 128 characters");
+  }
+  if (prefix.startsWith(":")) throw new RangeError("keyPrefix must not begin with a colon");
+  if (TAKEN_PREFIXES.some((taken) => prefix.startsWith(taken))) {
+    throw new RangeError("keyPrefix belongs to records of another kind");
+  }
+  return prefix;
+}
 
 const OF_A_CONVERSATION = /^elevenlabs:(?:session|conversation|callback):([^:]+)/;
 

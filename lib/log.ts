@@ -45,6 +45,15 @@ export type LogOptions = {
 
 const toConsole = (level: LogLevel, line: string): void => console[level](line);
 
+/** Says that work which nobody waits for has failed; of the error only its kind. */
+export function logFailure(log: Logger, operation: string, conversationId: string, error: unknown): void {
+  log.error("request.failed", {
+    conversationId,
+    operation,
+    error: error instanceof Error ? error.name : typeof error,
+  });
+}
+
 /** A logger that writes one line of JSON per event. Undefined fields are left out. */
 export function createLogger({ now, write = toConsole }: LogOptions, bound: LogFields = {}): Logger {
   const emit = (level: LogLevel) => (event: LogEvent, fields?: LogFields) =>

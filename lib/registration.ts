@@ -5,6 +5,7 @@
 import type { Core } from "./core.ts";
 import { SessionUrlNotAllowedError } from "./errors.ts";
 import { handOverBacklog } from "./handover.ts";
+import { logFailure } from "./log.ts";
 import { type AllowedHosts, checkPushTarget } from "./push/push-target.ts";
 import {
   type Registration,
@@ -40,17 +41,15 @@ export async function registerSession(
   const [replaced, standing] = await storage.commit([
     { ...sessions.setWrite(session), returnPrevious: true },
     createConversation,
+    conversations.renewWrite(conversationId),
     conversations.indexWrite(conversationId),
   ]);
   const isNew = standing === createConversation.value;
   const known = isNew ? null : conversations.parse(conversationId, standing);
-  const renewal = isNew
-    ? conversations.pruneIndex()
-    : storage.commit([
-        conversations.setWrite({ ...(known ?? firstSession), lastSessionAt: session.createdAt }),
-        ...conversations.touchWrites(conversationId),
-      ]);
-  if (known !== null && known.lastSessionAt === undefined) await renewal;
+  const hadNoSession = known !== null && known.lastSessionAt === undefined;
+  const noteSession = () =>
+    conversations.replace(standing, { ...(known ?? firstSession), lastSessionAt: session.createdAt });
+  if (hadNoSession) await noteSession();
 
   log.info(replaced === null ? "session.registered" : "session.replaced", {
     conversationId,
@@ -58,6 +57,16 @@ export async function registerSession(
     transport: session.transport,
     ttl: SESSION_TTL_SECONDS,
   });
-  afterResponse(Promise.allSettled([renewal, handOverBacklog(conversationId, core)]));
+  afterResponse(async () => {
+    await Promise.all([
+      isNew
+        ? storage.commit(conversations.pruneWrites())
+        : Promise.all([
+            !hadNoSession && noteSession(),
+            storage.commit(conversations.touchWrites(conversationId)),
+          ]),
+      handOverBacklog(conversationId, core),
+    ]).catch((error: unknown) => logFailure(log, "renewal after a registration", conversationId, error));
+  });
   return session;
 }

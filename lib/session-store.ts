@@ -43,7 +43,7 @@ const registrationRequestSchema = v.object({
 /** What was asked to be registered, before it has an id or a time. */
 export type Registration = v.InferOutput<typeof registrationRequestSchema> & {
   sessionPayload: unknown;
-  /** Fields of the request that we do not know, kept beside ours. Empty where the whole body is the payload. */
+  /** Fields of the request that neither it nor the record has a meaning for, kept beside ours. Empty where the whole body is the payload. */
   extra: JsonObject;
 };
 
@@ -60,7 +60,12 @@ export function parseRegistration(body: JsonObject): Registration {
   }
   if (!Object.hasOwn(body, "sessionPayload")) return { ...request, sessionPayload: body, extra: {} };
   const extra = { ...body };
-  for (const known of Object.keys(registrationRequestSchema.entries)) delete extra[known];
+  for (const known of [
+    ...Object.keys(registrationRequestSchema.entries),
+    ...Object.keys(sessionRecordSchema.entries),
+  ]) {
+    delete extra[known];
+  }
   return { ...request, sessionPayload: request.sessionPayload, extra };
 }
 

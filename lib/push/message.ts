@@ -41,53 +41,110 @@ export function resultText(result: Pick<TaskResult, "success" | "output" | "erro
 /** The message that tells a live agent of one result. */
 export function messageForResult(result: TaskResult): PushMessage {
   const head = `[Background task result] ${title(result)}\n${NOTICE}\n`;
-  return {
-    mode: result.mode,
-    contextId: result.requestId,
-    text: head + fenced(result, MAX_PUSH_CHARACTERS - head.length),
-  };
+  const text = head + fenced(result, MAX_PUSH_CHARACTERS - head.length - FENCE_LENGTH);
+  return { mode: result.mode, contextId: result.requestId, text };
 }
 
 /**
- * The one message that hands over everything that waited, oldest first, so that the agent answers once.
- * It is spoken if any of the results wants to be.
+ * The one message that hands over what waited, oldest first, so that the agent answers once. It is spoken if
+ * any of the results wants to be. Short outputs are told whole before long ones are cut. Where there are more
+ * results than titles fit into one message, `told` says how many of the oldest are in it.
  */
-export function messageForBacklog(results: readonly [TaskResult, ...TaskResult[]]): PushMessage {
-  if (results.length === 1) return messageForResult(results[0]);
+export function messageForBacklog(results: readonly [TaskResult, ...TaskResult[]]): {
+  message: PushMessage;
+  told: number;
+} {
+  if (results.length === 1) return { message: messageForResult(results[0]), told: 1 };
   const head = `[Background task results] ${results.length} tasks finished while the user was away, oldest first.\n${NOTICE}\n`;
-  const entryHeads = results.map((result, i) => `${i + 1}. ${title(result)}\n`);
-  const headsLength = entryHeads.reduce((sum, text) => sum + text.length + 1, head.length);
-  const room = Math.floor((MAX_PUSH_CHARACTERS - headsLength) / results.length);
-  const entries = results.map(
-    (result, i) => entryHeads[i] + (room < MIN_ENTRY ? "" : `${fenced(result, room)}\n`),
+  const titles = results.map((result, i) => `${i + 1}. ${title(result)}\n`);
+  const titlesThatFit = fitting(titles, MAX_PUSH_CHARACTERS - head.length - CUT_NOTICE.length);
+  const listed = results.slice(0, titlesThatFit);
+
+  const roomForOutputs =
+    MAX_PUSH_CHARACTERS - head.length - CUT_NOTICE.length - totalLength(titles.slice(0, titlesThatFit));
+  const rooms = shares(
+    listed.map((result) => resultText(result).length + FENCE_LENGTH + 1),
+    roomForOutputs,
   );
+  const entries = listed.map((result, i) => {
+    const room = (rooms[i] ?? 0) - FENCE_LENGTH - 1;
+    return (
+      (titles[i] ?? "") +
+      (room < Math.min(MIN_OUTPUT, resultText(result).length) ? "" : `${fenced(result, room)}\n`)
+    );
+  });
+  const isCut = listed.some((result, i) => resultText(result).length + FENCE_LENGTH + 1 > (rooms[i] ?? 0));
   return {
-    mode: results.some((result) => result.mode === "speak") ? "speak" : "context",
-    contextId: `backlog:${results[0].requestId}`,
-    text: cut(head + entries.join("").trimEnd(), MAX_PUSH_CHARACTERS),
+    message: {
+      mode: listed.some((result) => result.mode === "speak") ? "speak" : "context",
+      contextId: `backlog:${results[0].requestId}`,
+      text: (head + entries.join("") + (isCut ? CUT_NOTICE : "")).trimEnd(),
+    },
+    told: listed.length,
   };
 }
 
-/** Below this many characters an entry of a long list is its title alone. */
-const MIN_ENTRY = 160;
+const CUT_NOTICE = "Outputs that are cut or left out here are whole in the conversation history.";
+
+/** Less of an output than this says nothing; the title stands alone then. */
+const MIN_OUTPUT = 40;
+
+const [FENCE_OPEN, FENCE_CLOSE] = ["<task_result>\n", "\n</task_result>"];
+const FENCE_LENGTH = FENCE_OPEN.length + FENCE_CLOSE.length;
+
+/** A tool's name is chosen by whoever sent the result: short, on one line, and unable to look like the fence. */
+const MAX_TOOL_NAME = 64;
 
 function title({ toolName, requestId, success }: TaskResult): string {
-  const name = toolName === undefined ? "A task" : `Task ${JSON.stringify(toolName)}`;
+  const name =
+    toolName === undefined ? "A task" : `Task ${JSON.stringify(unfenced(toolName.slice(0, MAX_TOOL_NAME)))}`;
   return `${name} (request ${requestId}) ${success ? "completed" : "failed"}.`;
 }
 
+/** A result in its fence, its text cut to `room` characters; what is cut off is not looked at. */
 function fenced(result: TaskResult, room: number): string {
-  const [open, close] = ["<task_result>\n", "\n</task_result>"];
-  const safe = resultText(result).replaceAll(/<(?=\s*\/?\s*task_result)/gi, "‹");
-  return open + cut(safe, room - open.length - close.length) + close;
+  return FENCE_OPEN + unfenced(cut(resultText(result), room)) + FENCE_CLOSE;
+}
+
+/** The text with nothing in it that opens or closes the fence. */
+function unfenced(text: string): string {
+  return text.replaceAll(/<(?=[\s/]*task_result)/gi, "‹");
 }
 
 /** At most `room` characters, with a note where something is left out; never half of a surrogate pair. */
 function cut(text: string, room: number): string {
   if (text.length <= room) return text;
-  const note = `… [cut: ${text.length} characters in all, the conversation history has the whole result]`;
+  const fullNote = `… [cut: ${text.length} characters in all, the conversation history has the whole result]`;
+  const note = fullNote.length <= room / 2 ? fullNote : "…";
   const end = Math.max(0, room - note.length);
   const before = text.charCodeAt(end - 1);
   const splitsPair = before >= 0xd800 && before <= 0xdbff;
   return text.slice(0, splitsPair ? end - 1 : end) + note;
+}
+
+/** How many of the texts, from the first, have room together; at least one. */
+function fitting(texts: readonly string[], room: number): number {
+  let used = 0;
+  const first = texts.findIndex((text) => {
+    used += text.length;
+    return used > room;
+  });
+  return first === -1 ? texts.length : Math.max(1, first);
+}
+
+function totalLength(texts: readonly string[]): number {
+  return texts.reduce((sum, text) => sum + text.length, 0);
+}
+
+/** Shares `room` so that whoever wants less than an equal share gets it all, and the others get more for it. */
+function shares(wanted: readonly number[], room: number): number[] {
+  const given = wanted.map(() => 0);
+  const fromSmallest = wanted.map((_, i) => i).sort((a, b) => (wanted[a] ?? 0) - (wanted[b] ?? 0));
+  let left = room;
+  fromSmallest.forEach((index, served) => {
+    const share = Math.floor(left / (wanted.length - served));
+    given[index] = Math.min(wanted[index] ?? 0, share);
+    left -= given[index] ?? 0;
+  });
+  return given;
 }

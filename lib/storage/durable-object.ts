@@ -8,9 +8,11 @@
  * themselves before it names a key.
  */
 import { StorageError } from "../errors.ts";
+import type { Standby } from "./fallback.ts";
 import { decodeIndexCursor, indexPage } from "./index-order.ts";
 import { type Storage, ttlMillis, type Write, type WriteResults } from "./storage.ts";
 import type { Answer, DirectoryNote, StorageObject, WriteOutcome } from "./storage-object.ts";
+import type { WriteOrigin } from "./write-back.ts";
 import { checkWrites } from "./write-check.ts";
 
 export type DurableObjectStorageOptions = {
@@ -19,6 +21,8 @@ export type DurableObjectStorageOptions = {
   partitionOf: (key: string) => string;
   /** Milliseconds since the epoch; decides what has expired. */
   now: () => number;
+  /** For a standby: what its writes are. Left out where the objects are themselves the storage. */
+  origin?: WriteOrigin;
 };
 
 /** No partition has this name: keys and ids do not begin with a colon. */
@@ -28,7 +32,7 @@ const DIRECTORY = ":directory";
 const SCAN_PAGE = 40;
 
 export function createDurableObjectStorage(options: DurableObjectStorageOptions): Storage {
-  const { namespace, partitionOf, now } = options;
+  const { namespace, partitionOf, now, origin } = options;
   const name = "durable-object";
 
   /** A new stub each time: one that has thrown may be broken for good. */
@@ -80,7 +84,7 @@ export function createDurableObjectStorage(options: DurableObjectStorageOptions)
     async getAndTouch(key, ttlSeconds) {
       ttlMillis(ttlSeconds);
       const [value] = await Promise.all([
-        askKind("getAndTouch", () => objectOf(key).getAndTouch(key, ttlSeconds, now())),
+        askKind("getAndTouch", () => objectOf(key).getAndTouch(key, ttlSeconds, now(), origin)),
         note("getAndTouch", [{ key, ttlSeconds, renewOnly: true }]),
       ]);
       return value;
@@ -122,7 +126,7 @@ export function createDurableObjectStorage(options: DurableObjectStorageOptions)
       await Promise.all([
         ...[...groups].map(async ([partition, positions]) => {
           const group = positions.map((i) => at(writes, i));
-          const outcomes = await askKind("commit", () => objectNamed(partition).apply(group, now()));
+          const outcomes = await askKind("commit", () => objectNamed(partition).apply(group, now(), origin));
           positions.forEach((position, i) => {
             results[position] = at(outcomes, i);
           });
@@ -140,13 +144,36 @@ export function createDurableObjectStorage(options: DurableObjectStorageOptions)
     async compareAndSet(key, expected, next, ttlSeconds) {
       ttlMillis(ttlSeconds);
       const [replaced] = await Promise.all([
-        askKind("compareAndSet", () => objectOf(key).compareAndSet(key, expected, next, ttlSeconds, now())),
+        askKind("compareAndSet", () =>
+          objectOf(key).compareAndSet(key, expected, next, ttlSeconds, now(), origin),
+        ),
         next === null ? undefined : note("compareAndSet", [{ key, ttlSeconds, renewOnly: true }]),
       ]);
       return replaced;
     },
   };
   return storage;
+}
+
+/**
+ * The same objects as the standby of a primary. The objects must know that primary (see `StorageObject`),
+ * because they give back to it by themselves.
+ */
+export function createDurableObjectStandby(options: Omit<DurableObjectStorageOptions, "origin">): Standby {
+  const { namespace, now } = options;
+  const withOrigin = (origin: WriteOrigin) => createDurableObjectStorage({ ...options, origin });
+  return {
+    outage: withOrigin("outage"),
+    tried: withOrigin("tried"),
+    async copy(writes, at) {
+      await createDurableObjectStorage({ ...options, now: () => at, origin: "copy" }).commit(writes);
+    },
+    async copyClaim(key, value, ttlSeconds, at) {
+      const copy = createDurableObjectStorage({ ...options, now: () => at, origin: "copy" });
+      return (await copy.claim(key, value, ttlSeconds)) ?? value;
+    },
+    writeBack: (partition) => namespace.get(namespace.idFromName(partition)).writeBack(now()),
+  };
 }
 
 /** What the directory has to know of a write. Lists and indexes are not scanned, and a delete leaves its note. */

@@ -1,11 +1,13 @@
 /**
- * Storage in a Map, for unit tests and for use outside Workers. The clock is handed in, so that a test can
+ * Storage in memory, for unit tests and for use outside Workers. The clock is handed in, so that a test can
  * walk up to the last millisecond of a TTL.
  *
- * The Map's own order is the order of last writes, because every write inserts its key anew: the oldest
- * record is always the first, and eviction needs no second structure.
+ * A key is one record, whatever it holds: lists are bounded by their writes, indexes by their pruning. An
+ * operation costs the same however many records there are, except for those that look at all of something:
+ * `scan`, `listIndex`, and `remove` and `prune` within their key.
  */
 import { StorageError } from "../errors.ts";
+import { type BoundedRecords, createBoundedRecords } from "./bounded-records.ts";
 import { compareIndexEntries, decodeIndexCursor, indexPage } from "./index-order.ts";
 import { type Storage, type TtlSeconds, ttlMillis, type Write, type WriteResults } from "./storage.ts";
 import { checkWrites } from "./write-check.ts";
@@ -13,155 +15,133 @@ import { checkWrites } from "./write-check.ts";
 export type MemoryStorageOptions = {
   /** Milliseconds since the epoch. */
   now: () => number;
-  /** How many keys at most; when they are reached, the fifth that was written longest ago goes. 1,000. */
+  /**
+   * How many keys at most; when they are reached, the fifth that was written longest ago goes. What has expired
+   * counts until it is noticed, by a call for its key or by a sweep, at most every 5 minutes. 1,000.
+   */
   maxRecords?: number;
 };
 
+/** A list begins at its `start`: to shift an array is O(n), so dropped entries go when they are half of it. */
 type Content =
   | { kind: "string"; value: string }
-  | { kind: "list"; items: string[] }
+  | { kind: "list"; items: string[]; start: number }
   | { kind: "index"; scores: Map<string, number> };
 type Kind = Content["kind"];
 type ContentOf<K extends Kind> = Extract<Content, { kind: K }>;
+type Records = BoundedRecords<Content>;
 
-/** Present strictly while now < expiresAt (ms, Infinity for ever). */
-type Entry = { content: Content; expiresAt: number };
-
-const SWEEP_EVERY_MS = 5 * 60_000;
 const SCAN_PAGE = 100;
 
 export function createMemoryStorage({ now, maxRecords = 1000 }: MemoryStorageOptions): Storage {
   const name = "memory";
-  const entries = new Map<string, Entry>();
-  let sweptAt = now();
+  const records: Records = createBoundedRecords({ now, maxRecords });
 
-  function find(key: string): Entry | undefined {
-    const entry = entries.get(key);
-    if (entry && now() >= entry.expiresAt) {
-      entries.delete(key);
-      return undefined;
-    }
-    return entry;
-  }
-
-  function contentOf<K extends Kind>(operation: string, key: string, kind: K): ContentOf<K> | undefined {
+  function contentOf<K extends Kind>(
+    operation: string,
+    key: string,
+    kind: K,
+    { find } = records,
+  ): ContentOf<K> | undefined {
     const content = find(key)?.content;
-    if (content && content.kind !== kind) throw wrongKind(operation);
+    if (content && content.kind !== kind) {
+      throw new StorageError(name, operation, "rejected", {
+        cause: new TypeError("the key holds another kind of value"),
+      });
+    }
     return content as ContentOf<K> | undefined;
-  }
-
-  function wrongKind(operation: string): StorageError {
-    return new StorageError(name, operation, "rejected", {
-      cause: new TypeError("the key holds another kind of value"),
-    });
   }
 
   function expiryOf(ttlSeconds: TtlSeconds): number {
     return now() + (ttlMillis(ttlSeconds) ?? Number.POSITIVE_INFINITY);
   }
 
-  function put(key: string, entry: Entry): void {
-    if (now() - sweptAt >= SWEEP_EVERY_MS) sweep();
-    if (!entries.delete(key)) makeRoom();
-    entries.set(key, entry);
+  function putText(key: string, value: string, ttlSeconds: TtlSeconds, { put } = records): void {
+    put(key, { kind: "string", value }, expiryOf(ttlSeconds));
   }
 
-  function makeRoom(): void {
-    if (entries.size < maxRecords) return;
-    let surplus = Math.ceil(maxRecords / 5);
-    for (const key of entries.keys()) {
-      if (surplus-- === 0) break;
-      entries.delete(key);
-    }
-  }
-
-  function sweep(): void {
-    sweptAt = now();
-    for (const [key, entry] of entries) if (sweptAt >= entry.expiresAt) entries.delete(key);
-  }
-
-  function touch(key: string, entry: Entry, ttlSeconds: TtlSeconds): void {
-    put(key, { ...entry, expiresAt: expiryOf(ttlSeconds) });
-  }
-
-  /**
-   * Walks through the kinds of the keys as they would become, so that a commit that cannot be applied as a
-   * whole is refused as a whole.
-   */
-  function checkKinds(writes: readonly Write[]): void {
+  /** Whether a write may meet a key of another kind. An emptied list or index is taken to stand still. */
+  function kindsMayClash(writes: readonly Write[]): boolean {
     const kinds = new Map<string, Kind | undefined>();
-    for (const write of writes) {
-      const kind = kinds.has(write.key) ? kinds.get(write.key) : find(write.key)?.content.kind;
+    return writes.some((write) => {
+      const kind = kinds.has(write.key) ? kinds.get(write.key) : records.find(write.key)?.content.kind;
+      kinds.set(write.key, kindAfter(write, kind));
       const needed = kindNeeded(write);
-      if (needed && kind && kind !== needed) throw wrongKind("commit");
-      if (write.type === "delete") kinds.set(write.key, undefined);
-      else if (write.type === "set" || write.type === "create") kinds.set(write.key, "string");
-      else if (write.type === "append") kinds.set(write.key, "list");
-      else if (write.type === "index") kinds.set(write.key, "index");
-    }
+      return needed !== undefined && kind !== undefined && kind !== needed;
+    });
   }
 
-  function apply(write: Write): string | boolean | number | null {
+  /** Applies the writes to copies of what they are about, so that what cannot be applied as a whole is refused as a whole. */
+  function rehearse(writes: readonly Write[]): void {
+    const copies: Records = createBoundedRecords({ now, maxRecords: Number.POSITIVE_INFINITY });
+    for (const key of new Set(writes.map(({ key }) => key))) {
+      const record = records.find(key);
+      if (record) copies.put(key, structuredClone(record.content), record.expiresAt);
+    }
+    for (const write of writes) apply(write, copies);
+  }
+
+  function apply(write: Write, records: Records): string | boolean | number | null {
+    const { key } = write;
     switch (write.type) {
       case "set": {
-        const previous = write.returnPrevious ? contentOf("commit", write.key, "string") : undefined;
-        put(write.key, {
-          content: { kind: "string", value: write.value },
-          expiresAt: expiryOf(write.ttlSeconds),
-        });
+        if (write.onlyIfAbsent && records.find(key)) return null;
+        const previous = write.returnPrevious ? contentOf("commit", key, "string", records) : undefined;
+        putText(key, write.value, write.ttlSeconds, records);
         return previous?.value ?? null;
       }
       case "create": {
-        const standing = contentOf("commit", write.key, "string");
-        if (standing) return standing.value;
-        put(write.key, {
-          content: { kind: "string", value: write.value },
-          expiresAt: expiryOf(write.ttlSeconds),
-        });
-        return write.value;
+        const standing = contentOf("commit", key, "string", records);
+        if (!standing) putText(key, write.value, write.ttlSeconds, records);
+        return standing?.value ?? write.value;
       }
       case "touch": {
-        const entry = find(write.key);
-        if (entry) touch(write.key, entry, write.ttlSeconds);
+        const record = records.find(key);
+        if (record) records.put(key, record.content, expiryOf(write.ttlSeconds));
         return null;
       }
       case "delete":
-        return find(write.key) !== undefined && entries.delete(write.key);
+        return records.delete(key);
       case "append": {
-        const list = contentOf("commit", write.key, "list") ?? { kind: "list", items: [] };
+        const list = contentOf("commit", key, "list", records) ?? { kind: "list", items: [], start: 0 };
         list.items.push(write.value);
-        const dropped = list.items.splice(0, Math.max(0, list.items.length - write.maxLength));
-        put(write.key, { content: list, expiresAt: expiryOf(write.ttlSeconds) });
-        return dropped.length;
+        const dropped = Math.max(0, list.items.length - list.start - write.maxLength);
+        list.start += dropped;
+        if (list.start > list.items.length / 2) {
+          list.items = list.items.slice(list.start);
+          list.start = 0;
+        }
+        records.put(key, list, expiryOf(write.ttlSeconds));
+        return dropped;
       }
       case "remove": {
-        const list = contentOf("commit", write.key, "list");
+        const list = contentOf("commit", key, "list", records);
         if (!list) return 0;
-        const kept = list.items.filter((item) => item !== write.value);
-        const removed = list.items.length - kept.length;
-        list.items = kept;
-        if (kept.length === 0) entries.delete(write.key);
-        return removed;
+        const before = list.items.slice(list.start);
+        list.items = before.filter((item) => item !== write.value);
+        list.start = 0;
+        if (list.items.length === 0) records.delete(key);
+        return before.length - list.items.length;
       }
       case "index": {
-        const entry = find(write.key);
-        const index = contentOf("commit", write.key, "index") ?? { kind: "index", scores: new Map() };
+        const record = records.find(key);
+        const index = contentOf("commit", key, "index", records) ?? { kind: "index", scores: new Map() };
         index.scores.set(write.member, write.score);
-        put(write.key, { content: index, expiresAt: entry?.expiresAt ?? Number.POSITIVE_INFINITY });
+        records.put(key, index, record?.expiresAt ?? Number.POSITIVE_INFINITY);
         return null;
       }
       case "unindex": {
-        const index = contentOf("commit", write.key, "index");
+        const index = contentOf("commit", key, "index", records);
         const removed = index?.scores.delete(write.member) ?? false;
-        if (index?.scores.size === 0) entries.delete(write.key);
+        if (index?.scores.size === 0) records.delete(key);
         return removed;
       }
       case "prune": {
-        const index = contentOf("commit", write.key, "index");
+        const index = contentOf("commit", key, "index", records);
         if (!index) return 0;
         const before = index.scores.size;
         for (const [member, score] of index.scores) if (score < write.belowScore) index.scores.delete(member);
-        if (index.scores.size === 0) entries.delete(write.key);
+        if (index.scores.size === 0) records.delete(key);
         return before - index.scores.size;
       }
     }
@@ -176,29 +156,30 @@ export function createMemoryStorage({ now, maxRecords = 1000 }: MemoryStorageOpt
 
     async getMany(keys) {
       return keys.map((key) => {
-        const content = find(key)?.content;
+        const content = records.find(key)?.content;
         return content?.kind === "string" ? content.value : null;
       });
     },
 
     async getAndTouch(key, ttlSeconds) {
       ttlMillis(ttlSeconds);
-      const value = contentOf("getAndTouch", key, "string")?.value ?? null;
-      const entry = find(key);
-      if (entry) touch(key, entry, ttlSeconds);
-      return value;
+      const text = contentOf("getAndTouch", key, "string");
+      if (text) records.put(key, text, expiryOf(ttlSeconds));
+      return text?.value ?? null;
     },
 
     async ttl(key) {
-      const entry = find(key);
-      return entry ? (entry.expiresAt - now()) / 1000 : null;
+      const record = records.find(key);
+      return record ? (record.expiresAt - now()) / 1000 : null;
     },
 
     async range(key, start, stop) {
-      const items = contentOf("range", key, "list")?.items ?? [];
-      const from = start < 0 ? Math.max(0, items.length + start) : start;
-      const to = stop < 0 ? items.length + stop : stop;
-      return items.slice(from, Math.max(from, to + 1));
+      const list = contentOf("range", key, "list");
+      if (!list) return [];
+      const length = list.items.length - list.start;
+      const from = start < 0 ? Math.max(0, length + start) : start;
+      const to = stop < 0 ? length + stop : stop;
+      return list.items.slice(list.start + from, list.start + Math.max(from, to + 1));
     },
 
     async listIndex(key, { limit, cursor, minScore = Number.NEGATIVE_INFINITY }) {
@@ -212,9 +193,10 @@ export function createMemoryStorage({ now, maxRecords = 1000 }: MemoryStorageOpt
     },
 
     async scan(prefix, cursor) {
-      const keys = [...entries.keys()]
+      const keys = records
+        .keys()
         .filter((key) => key.startsWith(prefix) && (cursor === undefined || key > cursor))
-        .filter((key) => find(key)?.content.kind === "string")
+        .filter((key) => records.find(key)?.content.kind === "string")
         .sort();
       const page = keys.slice(0, SCAN_PAGE);
       const last = page.at(-1);
@@ -225,8 +207,8 @@ export function createMemoryStorage({ now, maxRecords = 1000 }: MemoryStorageOpt
 
     async commit<const W extends readonly Write[]>(writes: W) {
       checkWrites(writes);
-      checkKinds(writes);
-      return writes.map(apply) as WriteResults<W>;
+      if (kindsMayClash(writes)) rehearse(writes);
+      return writes.map((write) => apply(write, records)) as WriteResults<W>;
     },
 
     async claim(key, value, ttlSeconds) {
@@ -238,8 +220,8 @@ export function createMemoryStorage({ now, maxRecords = 1000 }: MemoryStorageOpt
       ttlMillis(ttlSeconds);
       const standing = contentOf("compareAndSet", key, "string")?.value;
       if (standing !== expected) return false;
-      if (next === null) entries.delete(key);
-      else put(key, { content: { kind: "string", value: next }, expiresAt: expiryOf(ttlSeconds) });
+      if (next === null) records.delete(key);
+      else putText(key, next, ttlSeconds);
       return true;
     },
   };
@@ -263,5 +245,26 @@ function kindNeeded(write: Write): Kind | undefined {
     case "touch":
     case "delete":
       return undefined;
+  }
+}
+
+/** The kind a key is of after the write, if it was of `kind` before. */
+function kindAfter(write: Write, kind: Kind | undefined): Kind | undefined {
+  switch (write.type) {
+    case "set":
+      return write.onlyIfAbsent ? (kind ?? "string") : "string";
+    case "create":
+      return "string";
+    case "append":
+      return "list";
+    case "index":
+      return "index";
+    case "delete":
+      return undefined;
+    case "touch":
+    case "remove":
+    case "unindex":
+    case "prune":
+      return kind;
   }
 }

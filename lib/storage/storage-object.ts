@@ -1,13 +1,24 @@
 /**
  * The Durable Object that holds the keys of one partition (one conversation, or one key that stands alone)
- * in SQLite. `durable-object.ts` is its only caller.
+ * in SQLite. `durable-object.ts` is its only caller. Beside a primary it is the standby: it keeps a copy of
+ * what the primary has acknowledged, takes the writes of an outage, and gives them back by its alarm.
  *
  * Every call brings the caller's clock, and a key is there while that clock is before its expiry; the rows
  * themselves go by an alarm, in real time. An object with no keys left deletes everything it has, tables
  * included, so that it costs nothing; tables are therefore made by the first write, never by a read.
  */
 import { DurableObject } from "cloudflare:workers";
-import { type IndexEntry, type TtlSeconds, ttlMillis, type Write } from "./storage.ts";
+import { StorageError, type StorageFailure } from "../errors.ts";
+import { type IndexEntry, type Storage, type TtlSeconds, ttlMillis, type Write } from "./storage.ts";
+import {
+  giveBackText,
+  isTextWrite,
+  repeatable,
+  type TextSynced,
+  type UnsyncedText,
+  type WriteBackOutcome,
+  type WriteOrigin,
+} from "./write-back.ts";
 
 type Kind = "string" | "list" | "index";
 type KeyRow = { kind: Kind; value: string | null; expires_at: number | null };
@@ -22,7 +33,7 @@ export type DirectoryNote = { key: string; ttlSeconds: TtlSeconds; renewOnly?: t
 /** A key's expiry, `NULL` for ever. Entries of lists and indexes go with their key. */
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS keys (
-    key TEXT PRIMARY KEY, kind TEXT NOT NULL, value TEXT, expires_at INTEGER
+    key TEXT PRIMARY KEY, kind TEXT NOT NULL, value TEXT, expires_at INTEGER, written_at REAL NOT NULL
   ) WITHOUT ROWID;
   CREATE INDEX IF NOT EXISTS keys_by_expiry ON keys (expires_at) WHERE expires_at IS NOT NULL;
   CREATE TABLE IF NOT EXISTS items (
@@ -33,18 +44,40 @@ const SCHEMA = `
     key TEXT NOT NULL REFERENCES keys ON DELETE CASCADE, member TEXT NOT NULL, score REAL NOT NULL,
     PRIMARY KEY (key, member)
   ) WITHOUT ROWID;
-  CREATE INDEX IF NOT EXISTS scores_in_order ON scores (key, score, member);`;
+  CREATE INDEX IF NOT EXISTS scores_in_order ON scores (key, score, member);
+  CREATE TABLE IF NOT EXISTS unsynced (
+    key TEXT PRIMARY KEY, base TEXT, tried TEXT NOT NULL, written_at REAL NOT NULL, version TEXT NOT NULL
+  ) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS journal (seq INTEGER PRIMARY KEY AUTOINCREMENT, write TEXT NOT NULL);`;
+
+/** How long the alarm waits before it tries the primary again: doubling, with jitter, so that not all come at once. */
+const FIRST_WRITE_BACK_MS = 1_000;
+const MAX_WRITE_BACK_MS = 15_000;
+/** By then the copy of whatever the primary acknowledged before an outage has arrived. */
+const COPIES_ARRIVE_MS = 5_000;
+/** Longer than one request to the primary takes at most, and how often to look meanwhile. */
+const [BUSY_MS, BUSY_LOOK_MS] = [3_000, 20];
+/** Writes given back in one commit. */
+const REPLAY_CHUNK = 100;
 
 /** Longer than any request takes between its note in the directory and its write: see `forget`. */
 const NOTE_SETTLES_MS = 60_000;
 
 class WrongKind extends Error {}
 
-export class StorageObject extends DurableObject {
+/** `version` is new with every write, so that one which comes while another is on its way is not forgotten. */
+type UnsyncedRow = { key: string; base: string | null; tried: string; written_at: number; version: string };
+
+export class StorageObject<Env = unknown> extends DurableObject<Env> {
+  /** What this object stands by for; null where it is itself the storage. */
+  protected readonly primary: Storage | null = null;
   #hasTables: boolean;
   #alarmAt: number | null = null;
+  #writeBackAt: number | null = null;
+  #busyUntil = 0;
+  #writeBackDelayMs = FIRST_WRITE_BACK_MS;
 
-  constructor(ctx: DurableObjectState, env: Cloudflare.Env) {
+  constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env);
     this.#hasTables = this.#rows("SELECT 1 FROM sqlite_master WHERE name = 'keys'").length > 0;
     ctx.blockConcurrencyWhile(async () => {
@@ -63,10 +96,15 @@ export class StorageObject extends DurableObject {
     return keys.map((key) => this.#find(key, now)?.value ?? null);
   }
 
-  async getAndTouch(key: string, ttlSeconds: TtlSeconds, now: number): Promise<Answer<string | null>> {
+  async getAndTouch(
+    key: string,
+    ttlSeconds: TtlSeconds,
+    now: number,
+    origin?: WriteOrigin,
+  ): Promise<Answer<string | null>> {
     return this.#change(() => {
       const row = this.#find(key, now, "string");
-      if (row) this.#touch(key, ttlSeconds, now);
+      if (row) this.#write({ type: "touch", key, ttlSeconds }, now, origin);
       return row?.value ?? null;
     });
   }
@@ -115,9 +153,9 @@ export class StorageObject extends DurableObject {
     });
   }
 
-  /** Applies the writes in order, all or nothing. */
-  async apply(writes: Write[], now: number): Promise<Answer<WriteOutcome[]>> {
-    return this.#change(() => writes.map((write) => this.#apply(write, now)));
+  /** Applies the writes in order, all or nothing. A copy is as old as `now` says, and gives way to what is newer. */
+  async apply(writes: Write[], now: number, origin?: WriteOrigin): Promise<Answer<WriteOutcome[]>> {
+    return this.#change(() => writes.map((write) => this.#write(write, now, origin)));
   }
 
   async compareAndSet(
@@ -126,12 +164,14 @@ export class StorageObject extends DurableObject {
     next: string | null,
     ttlSeconds: TtlSeconds,
     now: number,
+    origin?: WriteOrigin,
   ): Promise<Answer<boolean>> {
     return this.#change(() => {
       const standing = this.#find(key, now, "string")?.value;
       if (standing !== expected) return false;
-      if (next === null) this.#remove(key);
-      else this.#put(key, "string", next, expiryOf(ttlSeconds, now));
+      const write: Write =
+        next === null ? { type: "delete", key } : { type: "set", key, value: next, ttlSeconds };
+      this.#write(write, now, origin);
       return true;
     });
   }
@@ -147,7 +187,7 @@ export class StorageObject extends DurableObject {
         const expiresAt = expiryOf(ttlSeconds, now);
         const forEver = expiresAt === null || (known && known.expires_at === null);
         const latest = forEver ? null : Math.max(expiresAt, known?.expires_at ?? 0);
-        this.#put(key, "string", String(now), latest);
+        this.#put(key, "string", String(now), latest, now);
       }
     });
   }
@@ -181,11 +221,194 @@ export class StorageObject extends DurableObject {
     return this.#find(key, now)?.kind === "string";
   }
 
-  /** Deletes what has expired, and everything where nothing is left. */
+  /** Gives back what is due, deletes what has expired, and everything where nothing is left. */
   override async alarm(): Promise<void> {
     this.#alarmAt = null;
-    if (this.#hasTables) this.#rows("DELETE FROM keys WHERE expires_at <= ?", Date.now());
+    const now = Date.now();
+    if (this.#isUnsynced() && now >= (this.#writeBackAt ?? 0)) {
+      this.#writeBackAt = null;
+      this.#writeBackDelayMs = Math.min(2 * this.#writeBackDelayMs, MAX_WRITE_BACK_MS);
+      await this.writeBack(now);
+    }
+    if (this.#hasTables) this.#rows("DELETE FROM keys WHERE expires_at <= ?", now);
     await this.#tidy();
+  }
+
+  // --- As a standby ----------------------------------------------------------------------------------------------
+
+  /**
+   * Gives everything that the primary lacks back to it; where it still fails, the alarm tries again. One at a
+   * time: two replays side by side could end with the older one's writes.
+   */
+  async writeBack(now: number): Promise<WriteBackOutcome> {
+    // Whoever is at it may have been cancelled together with its request, and then never says that it is done.
+    while (Date.now() < this.#busyUntil) await scheduler.wait(BUSY_LOOK_MS);
+    if (this.primary === null || !this.#isUnsynced()) return { clean: true };
+    this.#stayBusy();
+    try {
+      return await this.#giveBack(this.primary, now);
+    } finally {
+      this.#busyUntil = 0;
+    }
+  }
+
+  /** Says that giving back gets on; without word of it for a while, somebody else may begin. */
+  #stayBusy(): void {
+    this.#busyUntil = Date.now() + BUSY_MS;
+  }
+
+  async #giveBack(primary: Storage, now: number): Promise<WriteBackOutcome> {
+    let failure: StorageFailure | undefined;
+    try {
+      await this.#replayJournal(primary, now);
+      await this.#giveBackTexts(primary, now);
+    } catch (error) {
+      if (!(error instanceof StorageError)) throw error;
+      failure = error.failure;
+    }
+    const clean = !this.#isUnsynced();
+    if (clean) {
+      this.#writeBackAt = null;
+      this.#writeBackDelayMs = FIRST_WRITE_BACK_MS;
+      await this.#tidy();
+    }
+    return failure === undefined ? { clean } : { clean, failure };
+  }
+
+  async #replayJournal(primary: Storage, now: number): Promise<void> {
+    for (;;) {
+      const rows = this.#rows<{ seq: number; write: string }>(
+        "SELECT seq, write FROM journal ORDER BY seq LIMIT ?",
+        REPLAY_CHUNK,
+      );
+      const last = rows.at(-1);
+      if (last === undefined) return;
+      const writes = rows.map(({ write }) => JSON.parse(write) as Write);
+      const lists = new Set(writes.filter(({ type }) => type === "append").map(({ key }) => key));
+      const touches = [...lists].flatMap((key): Write[] => {
+        const row = this.#find(key, now);
+        return row ? [{ type: "touch", key, ttlSeconds: secondsLeft(row, now) }] : [];
+      });
+      await primary.commit([...repeatable(writes), ...touches]);
+      this.#stayBusy();
+      this.#rows("DELETE FROM journal WHERE seq <= ?", last.seq);
+    }
+  }
+
+  async #giveBackTexts(primary: Storage, now: number): Promise<void> {
+    const rows = this.#rows<UnsyncedRow>("SELECT * FROM unsynced ORDER BY written_at");
+    const standing = await primary.getMany(rows.map(({ key }) => key));
+    for (const [i, row] of rows.entries()) {
+      const text = this.#unsyncedText(row, now);
+      // Should the answer be lost, ours is among what the primary may have.
+      if (text.mine && !text.tried.includes(text.mine.text)) {
+        this.#rows(
+          "UPDATE unsynced SET tried = json_insert(tried, '$[#]', ?) WHERE key = ?",
+          text.mine.text,
+          row.key,
+        );
+      }
+      const outcome = await giveBackText(primary, text, standing[i] ?? null);
+      this.#markSynced(row, outcome, now);
+      this.#stayBusy();
+    }
+  }
+
+  #unsyncedText({ key, base, tried }: UnsyncedRow, now: number): UnsyncedText {
+    const row = this.#find(key, now);
+    const mine = row?.value == null ? null : { text: row.value, ttlSeconds: secondsLeft(row, now) };
+    return { key, base, tried: JSON.parse(tried) as string[], mine };
+  }
+
+  /** Forgets that a text was unsynced, unless more was learnt of it while it was on its way. */
+  #markSynced({ key, version, written_at }: UnsyncedRow, outcome: TextSynced, now: number): void {
+    if (outcome.kind === "raced") return;
+    // What looks newer may be older, and its copy still on the way here.
+    if (outcome.kind === "superseded" && now - written_at < COPIES_ARRIVE_MS) return;
+    const [current] = this.#rows<UnsyncedRow>("SELECT * FROM unsynced WHERE key = ?", key);
+    if (current?.version !== version) return;
+    this.#rows("DELETE FROM unsynced WHERE key = ?", key);
+    // Only the copy gives way: how long the newer text lives is the primary's to know.
+    if (outcome.kind === "superseded") {
+      this.#rows("UPDATE keys SET value = ?, written_at = ? WHERE key = ?", outcome.text, now, key);
+    }
+  }
+
+  #isUnsynced(): boolean {
+    return (
+      this.#hasTables &&
+      this.#rows("SELECT 1 WHERE EXISTS (SELECT 1 FROM unsynced) OR EXISTS (SELECT 1 FROM journal)").length >
+        0
+    );
+  }
+
+  /** Applies one write, and remembers where the primary does not have it for certain. */
+  #write(write: Write, now: number, origin: WriteOrigin | undefined): WriteOutcome {
+    const row = this.#find(write.key, now);
+    if (origin === "copy") return this.#copy(write, row, now);
+    if (origin === "outage" || origin === "tried") {
+      if (isTextWrite(write, row?.kind))
+        this.#rememberText(write, row?.value ?? null, now, origin === "tried");
+      else if (write.type !== "touch")
+        this.#rows("INSERT INTO journal (write) VALUES (?)", JSON.stringify(write));
+    }
+    return this.#apply(write, now);
+  }
+
+  /**
+   * Takes over what the primary has acknowledged, unless something newer stands here. A `create` is a claim:
+   * it gives way to what was written here during an outage, and says so by its outcome.
+   */
+  #copy(write: Write, row: KeyRow | undefined, at: number): WriteOutcome {
+    const { key } = write;
+    if (write.type === "create") {
+      const isUnsynced = this.#rows("SELECT 1 FROM unsynced WHERE key = ?", key).length > 0;
+      if (isUnsynced && row?.value != null) return row.value;
+      this.#put(key, "string", write.value, expiryOf(write.ttlSeconds, at), at);
+      return write.value;
+    }
+    if (write.type === "set" && write.onlyIfAbsent && row) return null;
+    if (this.#isOutdated(write, at)) {
+      // The copy of a write that was acknowledged before ours, overtaken on its way: it is no newer.
+      if (write.type === "set") this.#rememberTried(key, write.value);
+      return null;
+    }
+    if (write.type === "set" || write.type === "delete")
+      this.#rows("DELETE FROM unsynced WHERE key = ?", key);
+    return this.#apply(write, at);
+  }
+
+  #isOutdated(write: Write, at: number): boolean {
+    return (
+      this.#rows(
+        `SELECT 1 FROM unsynced WHERE key = ?1 AND written_at >= ?2
+         UNION ALL SELECT 1 FROM keys WHERE key = ?1 AND kind = 'string' AND written_at > ?2`,
+        write.key,
+        at,
+      ).length > 0
+    );
+  }
+
+  #rememberTried(key: string, value: string): void {
+    this.#rows(
+      "UPDATE unsynced SET tried = json_insert(tried, '$[#]', ?), version = hex(randomblob(8)) WHERE key = ?",
+      value,
+      key,
+    );
+  }
+
+  #rememberText(write: Write, base: string | null, now: number, wasTried: boolean): void {
+    const { key } = write;
+    const [known] = this.#rows<UnsyncedRow>("SELECT * FROM unsynced WHERE key = ?", key);
+    const tried = known ? (JSON.parse(known.tried) as string[]) : [];
+    if (wasTried && "value" in write) tried.push(write.value);
+    this.#rows(
+      "INSERT OR REPLACE INTO unsynced VALUES (?, ?, ?, ?, hex(randomblob(8)))",
+      key,
+      known ? known.base : base,
+      JSON.stringify(tried),
+      now,
+    );
   }
 
   // --- Rows ------------------------------------------------------------------------------------------------------
@@ -207,9 +430,9 @@ export class StorageObject extends DurableObject {
   }
 
   /** Writes the row of a key; the entries of a list or index that stood there go, be it living or expired. */
-  #put(key: string, kind: Kind, value: string | null, expiresAt: number | null): void {
+  #put(key: string, kind: Kind, value: string | null, expiresAt: number | null, now: number): void {
     this.#rows("DELETE FROM keys WHERE key = ? AND kind <> 'string'", key);
-    this.#rows("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?)", key, kind, value, expiresAt);
+    this.#rows("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)", key, kind, value, expiresAt, now);
   }
 
   #remove(key: string): void {
@@ -250,14 +473,15 @@ export class StorageObject extends DurableObject {
     const { key } = write;
     switch (write.type) {
       case "set": {
+        if (write.onlyIfAbsent && this.#find(key, now)) return null;
         const previous = write.returnPrevious ? this.#find(key, now, "string") : undefined;
-        this.#put(key, "string", write.value, expiryOf(write.ttlSeconds, now));
+        this.#put(key, "string", write.value, expiryOf(write.ttlSeconds, now), now);
         return previous?.value ?? null;
       }
       case "create": {
         const standing = this.#find(key, now, "string");
         if (standing) return standing.value;
-        this.#put(key, "string", write.value, expiryOf(write.ttlSeconds, now));
+        this.#put(key, "string", write.value, expiryOf(write.ttlSeconds, now), now);
         return write.value;
       }
       case "touch":
@@ -269,7 +493,7 @@ export class StorageObject extends DurableObject {
         return stood;
       }
       case "append": {
-        if (!this.#find(key, now, "list")) this.#put(key, "list", null, null);
+        if (!this.#find(key, now, "list")) this.#put(key, "list", null, null, now);
         this.#touch(key, write.ttlSeconds, now);
         this.#rows(
           "INSERT INTO items SELECT ?1, coalesce(max(seq), 0) + 1, ?2 FROM items WHERE key = ?1",
@@ -296,7 +520,7 @@ export class StorageObject extends DurableObject {
         return removed.length;
       }
       case "index":
-        if (!this.#find(key, now, "index")) this.#put(key, "index", null, null);
+        if (!this.#find(key, now, "index")) this.#put(key, "index", null, null, now);
         this.#rows(
           "INSERT INTO scores VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET score = excluded.score",
           key,
@@ -332,27 +556,33 @@ export class StorageObject extends DurableObject {
   }
 
   /**
-   * Leaves the object with an alarm no later than its earliest expiry, or with nothing at all. An alarm that
-   * comes too early (its key was touched meanwhile) costs one look, which is cheaper than moving it each time.
+   * Leaves the object with an alarm no later than it is needed, or with nothing at all. An alarm that comes
+   * too early (its key was touched meanwhile) costs one look, which is cheaper than moving it each time.
    */
   async #tidy(): Promise<void> {
     if (!this.#hasTables) return;
+    const isUnsynced = this.#isUnsynced();
+    if (isUnsynced) this.#writeBackAt ??= Date.now() + this.#writeBackDelayMs * (0.5 + Math.random() / 2);
     const [state] = this.#rows<{ empty: number; earliest: number | null }>(
       "SELECT NOT EXISTS (SELECT 1 FROM keys) AS empty, (SELECT min(expires_at) FROM keys) AS earliest",
     );
-    if (state?.empty === 1) {
+    if (state?.empty === 1 && !isUnsynced) {
       this.#hasTables = false;
       this.#alarmAt = null;
       await Promise.all([this.ctx.storage.deleteAlarm(), this.ctx.storage.deleteAll()]);
-    } else if (
-      state &&
-      state.earliest !== null &&
-      state.earliest < (this.#alarmAt ?? Number.POSITIVE_INFINITY)
-    ) {
-      this.#alarmAt = state.earliest;
-      await this.ctx.storage.setAlarm(state.earliest);
+      return;
+    }
+    const never = Number.POSITIVE_INFINITY;
+    const due = Math.min(state?.earliest ?? never, isUnsynced ? (this.#writeBackAt ?? never) : never);
+    if (due < (this.#alarmAt ?? never)) {
+      this.#alarmAt = due;
+      await this.ctx.storage.setAlarm(due);
     }
   }
+}
+
+function secondsLeft({ expires_at }: KeyRow, now: number): TtlSeconds {
+  return expires_at === null ? null : (expires_at - now) / 1000;
 }
 
 function answer<T>(work: () => T): Answer<T> {

@@ -12,13 +12,18 @@
  */
 export type TtlSeconds = number | null;
 
-/** Writes `value`, whatever stood there. Result: the text that stood there before, if `returnPrevious`. */
+/**
+ * Writes `value`, whatever stood there. Result: the text that stood there before, if `returnPrevious`. With
+ * `onlyIfAbsent` it writes only where nothing stands and does not say whether it did (`create` does, for one
+ * command more); not both.
+ */
 export type SetWrite = {
   type: "set";
   key: string;
   value: string;
   ttlSeconds: TtlSeconds;
   returnPrevious?: true;
+  onlyIfAbsent?: true;
 };
 
 /** Writes `value` only where nothing stands. Result: the text that stands there now: `value`, or an earlier one. */
@@ -96,6 +101,9 @@ export type IndexQuery = {
 /** A page of a scan. Keys may repeat across pages; the scan is over when there is no cursor. */
 export type ScanPage = { keys: string[]; cursor?: string };
 
+/** Whether a storage is itself or what stands by for it, and what went wrong last, as a `StorageFailure`. */
+export type StorageHealth = { usingFallback: boolean; lastError?: string };
+
 /**
  * What a driver must do. Every method throws `StorageError` when the storage could not answer: a slow or
  * failing storage never looks like an absent key.
@@ -127,6 +135,9 @@ export interface Storage {
 
   /** Resolves when the storage answers. */
   ping(): Promise<void>;
+
+  /** Left out by a storage for which nothing stands by. */
+  health?(): StorageHealth;
 
   /**
    * Applies the writes in order, in one round trip. All or nothing for the keys of one conversation; an

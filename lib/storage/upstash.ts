@@ -213,6 +213,9 @@ function stepOf(write: Write): Step {
   switch (write.type) {
     case "set": {
       const expiry = expiryOf(write.ttlSeconds) ?? {};
+      if (write.onlyIfAbsent) {
+        return one((batch) => batch.set(key, write.value, { ...expiry, nx: true }), okOrNull);
+      }
       return write.returnPrevious
         ? one((batch) => batch.set(key, write.value, { ...expiry, get: true }), textOrNull)
         : one((batch) => batch.set(key, write.value, expiry), ok);
@@ -289,6 +292,11 @@ function oneOrZero(result: unknown): boolean {
 function ok(result: unknown): null {
   if (result !== "OK") throw new UpstashExchangeError("invalid_response");
   return null;
+}
+
+/** Of a write that a condition may have prevented. */
+function okOrNull(result: unknown): null {
+  return result === null ? null : ok(result);
 }
 
 /** Of a write whose count is of no interest. */

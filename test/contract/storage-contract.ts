@@ -215,6 +215,17 @@ export function storageContract(
       });
     });
 
+    describe("set with onlyIfAbsent", () => {
+      it("writes where nothing stands, with its time to live, and leaves what stands", async () => {
+        const key = freshKey();
+        const write = { type: "set", key, ttlSeconds: 600, onlyIfAbsent: true } as const;
+        expect(await storage.commit([{ ...write, value: "first" }])).toEqual([null]);
+        expect(await storage.commit([{ ...write, value: "second" }])).toEqual([null]);
+        expect(await storage.get(key)).toBe("first");
+        expect(Math.ceil((await storage.ttl(key)) ?? 0)).toBe(600);
+      });
+    });
+
     describe("compareAndSet", () => {
       it("lets exactly one of twenty replace the same text", async () => {
         const key = freshKey();

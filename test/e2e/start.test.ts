@@ -160,7 +160,12 @@ describe("npm start", () => {
 
   test("gives the Worker what its environment says, and hides secrets from the process list", async () => {
     const secret = "s3cr3t-$HOME-\"'";
-    const started = start({ REQUIRE_AUTH: "true", API_TOKEN: secret, WEBHOOK_SECRET: "other" });
+    const started = start({
+      REQUIRE_AUTH: "true",
+      API_TOKEN: secret,
+      SESSION_TOKEN_SECRET: "another",
+      WEBHOOK_SECRET: "other",
+    });
     await started.prints(PRINTED);
     const [register = "", , read = ""] = started.curls();
 
@@ -192,6 +197,24 @@ describe("npm start", () => {
     ],
   ])("ends with one sentence when REDIS_URL %s", async (_, redisUrl, sentence) => {
     const started = start({ REDIS_URL: redisUrl });
+
+    expect(await started.ended).toBe(1);
+    expect(started.printed()).toMatch(sentence);
+  });
+
+  test.each<[string, Record<string, string>, RegExp]>([
+    [
+      "does not answer",
+      { REDIS_HOST: "127.0.0.1", REDIS_PORT: "1", REDIS_PASSWORD: "s3cr3t" },
+      /^REDIS_HOST: Redis at 127\.0\.0\.1:1 does not answer: [^\n]*\n$/,
+    ],
+    [
+      "comes with an impossible port",
+      { REDIS_HOST: "127.0.0.1", REDIS_PORT: "s3cr3t" },
+      /^The configuration is not usable:\n {2}REDIS_PORT [^\n]*\n$/,
+    ],
+  ])("ends with one sentence when REDIS_HOST %s", async (_, environment, sentence) => {
+    const started = start(environment);
 
     expect(await started.ended).toBe(1);
     expect(started.printed()).toMatch(sentence);
@@ -233,10 +256,20 @@ describe("npm start", () => {
     expect(readdirSync(directory).filter((name) => name !== "state")).toEqual([]);
   }, 30_000);
 
-  test("stores in the Redis that REDIS_URL names", async ({ skip }) => {
+  test("stores in the Redis that REDIS_URL, or REDIS_HOST and its companions, name", async ({ skip }) => {
     const redis = await startRedis({ covers: "npm start with REDIS_URL" });
     if (redis === null) return skip("redis-server is not installed");
     try {
+      const address = { REDIS_HOST: "127.0.0.1", REDIS_PORT: String(redis.port), REDIS_DB: "2" };
+      const named = start(address);
+      await named.prints(PRINTED);
+      await run(named.curls()[0] ?? "");
+      await redis.client.select(2);
+      expect(await redis.client.exists("elevenlabs:session:demo")).toBe(1);
+      await redis.client.select(0);
+      named.child.kill("SIGINT");
+      expect(await named.ended).toBe(0);
+
       const started = start({ REDIS_URL: redis.url });
       await started.prints(PRINTED);
       expect(started.printed()).toContain(
@@ -253,5 +286,5 @@ describe("npm start", () => {
     } finally {
       await redis.stop();
     }
-  }, 60_000);
+  }, 90_000);
 });

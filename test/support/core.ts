@@ -6,6 +6,7 @@ import type { PushMessage } from "../../lib/push/message.ts";
 import { parseRegistration, type SessionRecord, sessionRecord } from "../../lib/session-store.ts";
 import { createMemoryStorage } from "../../lib/storage/memory.ts";
 import type { Storage } from "../../lib/storage/storage.ts";
+import { createTurns } from "../../lib/turns.ts";
 import type { LogLine } from "./worker.ts";
 
 export const START = Date.parse("2026-01-01T00:00:00Z");
@@ -52,8 +53,10 @@ export function testCore({
     wait: async (ms) => {
       clock += ms;
     },
-    afterResponse: (work) => later.push(work),
+    afterResponse: (work) => later.push(work()),
     conversationTtlSeconds: 30 * 24 * 3600,
+    stateTtlSeconds: 3600,
+    turns: createTurns(),
   });
   return {
     ...core,

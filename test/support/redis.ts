@@ -20,6 +20,8 @@ export type RedisServer = {
   client: Redis;
   /** Ends the server and removes its directory. */
   stop(): Promise<void>;
+  /** Ends the server in the middle of whatever it does; `restart` brings it back. */
+  kill(): Promise<void>;
   /** Ends the server and starts it anew on the same port, empty unless `keepData`. */
   restart(): Promise<void>;
   /** Stops the process in its tracks: connections stay open and nothing answers. */
@@ -71,6 +73,7 @@ export async function startRedis({
       await end(server);
       await rm(directory, { recursive: true, force: true });
     },
+    kill: () => end(server, "SIGKILL"),
     async restart() {
       await end(server);
       server = await run();
@@ -104,11 +107,11 @@ async function runServer(port: number, directory: string, keepData: boolean): Pr
   return server;
 }
 
-async function end(server: ChildProcess): Promise<void> {
+async function end(server: ChildProcess, signal: "SIGTERM" | "SIGKILL" = "SIGTERM"): Promise<void> {
   if (server.exitCode !== null || server.signalCode !== null) return;
   const ended = once(server, "exit");
   server.kill("SIGCONT");
-  server.kill("SIGTERM");
+  server.kill(signal);
   await ended;
 }
 

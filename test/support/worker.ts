@@ -39,13 +39,15 @@ type RateLimitOptions = { namespace_id: string; simple: { limit: number; period:
 export type TestWorkerOptions = {
   /** The source of a Worker that answers whatever the Worker under test dials, instead of the network. */
   outbound?: string;
+  /** False leaves the Durable Objects out, so that nothing stands by for Redis. */
+  standby?: boolean;
   /** Rate limiters by the name of their binding. Without any, nothing is limited. */
   rateLimits?: Record<string, RateLimitOptions>;
 };
 
 export async function startWorker(
   bindings: Record<string, string> = LOCAL_BINDINGS,
-  { outbound, rateLimits = {} }: TestWorkerOptions = {},
+  { outbound, rateLimits = {}, standby = true }: TestWorkerOptions = {},
 ): Promise<TestWorker> {
   const lines: string[] = [];
   const waiting = new Set<() => void>();
@@ -58,7 +60,7 @@ export async function startWorker(
     compatibilityDate,
     bindings,
     ratelimits: rateLimits,
-    durableObjects: { STORAGE_OBJECTS: { className: "StorageObject", useSQLite: true } },
+    durableObjects: standby ? { STORAGE_OBJECTS: { className: "StorageObject", useSQLite: true } } : {},
     ...(outbound === undefined ? {} : { outboundService: OUTBOUND }),
   } as const;
   const outside = { name: OUTBOUND, modules: true, script: outbound ?? "", compatibilityDate } as const;

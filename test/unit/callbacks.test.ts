@@ -87,11 +87,12 @@ describe("a live session", () => {
   test("that expires between the attempts is not pushed to any more", async () => {
     const core = testCore({
       onPush: () => {
-        core.advance(600_000);
+        core.advance(5_000);
         return { ok: false, failure: "unreachable" };
       },
     });
     await register(core);
+    core.advance(595_000);
     expect(await receiveCallback(callback("r1"), core)).toEqual({
       kind: "queued",
       reason: "session_expired",
@@ -176,6 +177,57 @@ describe("a handler that dies", () => {
     expect(core.pushed).toHaveLength(1);
   });
 
+  test("a storage that fails once after the push does not bring about a second push", async () => {
+    let failures = 0;
+    const core = testCore({
+      wrap: (storage) => ({
+        ...storage,
+        async commit(writes) {
+          if (writes.some(({ key }) => key.endsWith(":messages")) && failures < 2) {
+            failures += 1;
+            throw new StorageError("memory", "commit", "network");
+          }
+          return storage.commit(writes);
+        },
+      }),
+    });
+    await register(core);
+    expect(await receiveCallback(callback("r1"), core)).toMatchObject({ kind: "delivered" });
+    expect(failures).toBe(2);
+    expect(core.pushed).toHaveLength(1);
+  });
+
+  test("a claim whose session could not be read is given back, so that the retry need not wait", async () => {
+    let failing = true;
+    const core = testCore({
+      wrap: (storage) => ({
+        ...storage,
+        async get(key) {
+          if (failing && key.startsWith("elevenlabs:session:"))
+            throw new StorageError("memory", "get", "timeout");
+          return storage.get(key);
+        },
+      }),
+    });
+    await register(core);
+    await core.settled();
+    await expect(receiveCallback(callback("r1"), core)).rejects.toMatchObject({ failure: "timeout" });
+    failing = false;
+    expect(await receiveCallback(callback("r1"), core)).toMatchObject({ kind: "delivered" });
+  });
+
+  test("that was stalled beyond its lease does not settle over whoever took the claim over", async () => {
+    const core = testCore({
+      onPush() {
+        core.advance(31_000);
+        return { ok: false, failure: "refused" };
+      },
+    });
+    await register(core);
+    expect(await receiveCallback(callback("r1"), core)).toMatchObject({ kind: "in_progress" });
+    expect(await core.conversations.backlog("c1")).toEqual([]);
+  });
+
   test("a result that could not be kept is not acknowledged", async () => {
     const core = testCore({
       wrap: (storage) => ({
@@ -246,6 +298,34 @@ describe("the backlog", () => {
     expect(await core.conversations.backlog("c1")).toEqual([]);
   });
 
+  test("is told once though two tabs come when the records of its callbacks are gone", async () => {
+    const core = testCore();
+    await queue(core, ["r1", "r2"]);
+    core.advance(49 * 3600 * 1000);
+    await Promise.all([register(core), register(core)]);
+    await core.settled();
+    expect(core.pushed).toHaveLength(1);
+  });
+
+  test("is handed over though the storage fails in between", async () => {
+    let failing = false;
+    const core = testCore({
+      wrap: (storage) => ({
+        ...storage,
+        async claim(key, value, ttlSeconds) {
+          if (!key.endsWith(":handover") || !failing) return storage.claim(key, value, ttlSeconds);
+          failing = false;
+          throw new StorageError("memory", "claim", "timeout");
+        },
+      }),
+    });
+    await queue(core, ["r1"]);
+    failing = true;
+    await register(core);
+    await core.settled();
+    expect(core.pushed).toHaveLength(1);
+  });
+
   test("reaches a session that was registered while the result was being queued", async () => {
     let registered = false;
     const core = testCore({
@@ -279,7 +359,7 @@ describe("the backlog", () => {
     expect(await core.conversations.backlog("c1")).toEqual([]);
   });
 
-  test("of two hundred results goes out as one text within the limit", async () => {
+  test("of two hundred results goes out in as few texts as its titles need, each within the limit, each result once", async () => {
     const core = testCore();
     await queue(
       core,
@@ -288,7 +368,10 @@ describe("the backlog", () => {
     expect(core.logs.filter(({ event }) => event === "backlog.dropped")).toHaveLength(5);
     await register(core);
     await core.settled();
-    expect(core.pushed[0]?.text.length).toBeLessThanOrEqual(4_000);
+    expect(core.pushed.length).toBeGreaterThan(1);
+    for (const { text } of core.pushed) expect(text.length).toBeLessThanOrEqual(4_000);
+    const told = core.pushed.map(({ text }) => text).join("\n");
+    for (let i = 5; i < 205; i++) expect(told.split(`request request-${i})`)).toHaveLength(2);
     expect(await core.conversations.backlog("c1")).toEqual([]);
   });
 });
@@ -350,7 +433,7 @@ describe("registration", () => {
       }),
     });
     await register(core);
-    expect(commits[0]).toBe(3);
+    expect(commits[0]).toBe(4);
   });
 
   test("says in the log whether it replaced another", async () => {

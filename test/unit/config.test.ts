@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { type Environment, parseConfig, upstashFromRedisUrl } from "../../lib/config.ts";
+import { type Environment, parseConfig, redisAddress, upstashFromRedisUrl } from "../../lib/config.ts";
 
 const MINIMAL = { UPSTASH_REDIS_REST_URL: "https://db.upstash.io", UPSTASH_REDIS_REST_TOKEN: "t" };
 
@@ -23,6 +23,7 @@ test("the defaults are closed and off", () => {
     allowedOrigins: [],
     conversationTtlSeconds: 2_592_000,
     stateTtlSeconds: 3_600,
+    useRedisSessions: true,
     elevenLabs: { monitor: false },
   });
   expect(configOf(MINIMAL).pushAllowedHosts.map(({ host }) => host)).toContain("api.elevenlabs.io");
@@ -44,6 +45,21 @@ describe("the database", () => {
       { REDIS_URL: "rediss://default:T%2Fk@db.upstash.io:6379" },
       { url: "https://db.upstash.io", token: "T/k" },
     ],
+    [
+      "the host and password of an Upstash database",
+      { REDIS_HOST: "db.upstash.io", REDIS_PORT: "6379", REDIS_PASSWORD: "T/k%@:", REDIS_DB: "0" },
+      { url: "https://db.upstash.io", token: "T/k%@:" },
+    ],
+    [
+      "a URL rather than a host",
+      { REDIS_URL: "rediss://default:t@db.upstash.io:6379", REDIS_HOST: "localhost" },
+      { url: "https://db.upstash.io", token: "t" },
+    ],
+    [
+      "Upstash's own names rather than a URL or a host",
+      { ...MINIMAL, REDIS_URL: "redis://localhost", REDIS_HOST: "localhost", REDIS_PORT: "x" },
+      { url: "https://db.upstash.io", token: "t" },
+    ],
   ])("is found by %s", (_name, environment, credentials) => {
     expect(configOf(environment).storage).toEqual({ kind: "upstash", ...credentials });
   });
@@ -54,8 +70,43 @@ describe("the database", () => {
     [{ UPSTASH_REDIS_REST_TOKEN: "t" }, ["UPSTASH_REDIS_REST_URL"]],
     [{ REDIS_URL: "redis://localhost:6379" }, ["REDIS_URL"]],
     [{ REDIS_URL: "rediss://default:t@db.upstash.io.evil.example" }, ["REDIS_URL"]],
+    [{ REDIS_URL: "rediss://default:%zz@db.upstash.io" }, ["REDIS_URL"]],
+    [{ REDIS_HOST: "localhost", REDIS_PASSWORD: "t" }, ["REDIS_HOST"]],
+    [{ REDIS_HOST: "db.upstash.io.evil.example", REDIS_PASSWORD: "t" }, ["REDIS_HOST"]],
+    [{ REDIS_HOST: "redis://localhost:6379" }, ["REDIS_HOST"]],
+    [{ REDIS_HOST: "localhost:6379" }, ["REDIS_HOST"]],
+    [{ REDIS_HOST: "evil.example/.upstash.io", REDIS_PASSWORD: "t" }, ["REDIS_HOST"]],
+    [{ REDIS_HOST: "user@db.upstash.io", REDIS_PASSWORD: "t" }, ["REDIS_HOST"]],
+    [{ REDIS_HOST: "db.upstash.io" }, ["REDIS_PASSWORD"]],
+    [{ REDIS_HOST: "db.upstash.io", REDIS_PASSWORD: "t", REDIS_DB: "1" }, ["REDIS_DB"]],
+    [{ REDIS_PASSWORD: "t" }, ["REDIS_HOST"]],
+    [{ REDIS_HOST: "localhost", REDIS_PORT: "0", REDIS_DB: "first" }, ["REDIS_PORT", "REDIS_DB"]],
+    [{ REDIS_HOST: "localhost", REDIS_PORT: "tcp://10.0.0.1:6379" }, ["REDIS_PORT"]],
+    [{ REDIS_HOST: "localhost", REDIS_PORT: "65536", REDIS_DB: "-1" }, ["REDIS_PORT", "REDIS_DB"]],
   ])("%j misses %j", (environment, names) => {
     expect(problemsOf(environment)).toEqual(names);
+  });
+
+  test.each([
+    ["REDIS_URL", { REDIS_URL: "redis://:s3cret@10.0.0.5:6379" }],
+    ["REDIS_HOST", { REDIS_HOST: "10.0.0.5", REDIS_PASSWORD: "s3cret" }],
+  ])("that is not Upstash's cannot be reached by a deployed Worker, says the problem with %s", (_, own) => {
+    const parsed = parseConfig(own);
+    expect(JSON.stringify(parsed)).toMatch(/deployed Worker .*HTTP only.*`npm start`/);
+    expect(JSON.stringify(parsed)).not.toMatch(/s3cret|10\.0\.0\.5/);
+  });
+
+  test.each([
+    [{ REDIS_HOST: "localhost" }, "redis://localhost:6379/0"],
+    [{ REDIS_HOST: "::1", REDIS_PORT: "7000", REDIS_DB: "3" }, "redis://[::1]:7000/3"],
+    [{ REDIS_HOST: "cache", REDIS_PASSWORD: "a@b/c%" }, "redis://:a%40b%2Fc%25@cache:6379/0"],
+    [{ REDIS_URL: "redis://other", REDIS_HOST: "cache" }, "redis://other"],
+  ])("%j is the address %s", (environment, url) => {
+    expect(redisAddress(environment)).toMatchObject({ url, problems: [] });
+  });
+
+  test("has no address where nothing names one", () => {
+    expect(redisAddress({ REDIS_URL: "", REDIS_HOST: "" })).toBeNull();
   });
 
   test("is not needed for embedded storage", () => {
@@ -80,6 +131,10 @@ test.each<[keyof Environment, string]>([
   ["REDIS_CONVERSATION_TTL", "0"],
   ["REDIS_CONVERSATION_TTL", "2592001"],
   ["REDIS_CONVERSATION_TTL", "1e3"],
+  ["REDIS_CONVERSATION_TTL", "-3600"],
+  ["REDIS_CONVERSATION_TTL", "0.5"],
+  ["REDIS_CONVERSATION_TTL", "NaN"],
+  ["USE_REDIS_SESSIONS", "no"],
   ["ALLOWED_ORIGINS", "https://app.example/path"],
   ["ALLOWED_ORIGINS", "*"],
   ["PUSH_ALLOWED_HOSTS", "https://app.example"],
@@ -95,6 +150,19 @@ test("every problem is told at once, and no value is", () => {
     problemsOf({ STORAGE: "s3cret", REQUIRE_AUTH: "s3cret", REDIS_CONVERSATION_TTL: "s3cret" }),
   ).toHaveLength(3);
   expect(JSON.stringify(parsed)).not.toContain("s3cret");
+});
+
+test("every time to live that cannot be is named in the same error", () => {
+  for (const ttl of ["-1", "1.5", "NaN", "99999999999"]) {
+    expect(problemsOf({ ...MINIMAL, CONVERSATION_TTL_SECONDS: ttl, REDIS_CONVERSATION_TTL: ttl })).toEqual([
+      "CONVERSATION_TTL_SECONDS",
+      "REDIS_CONVERSATION_TTL",
+    ]);
+  }
+});
+
+test("the assistant's memory may be kept by each isolate", () => {
+  expect(configOf({ ...MINIMAL, USE_REDIS_SESSIONS: "false" }).useRedisSessions).toBe(false);
 });
 
 test("the monitor needs an API key", () => {

@@ -70,11 +70,11 @@ describe("what an agent is told", () => {
 
 describe("a backlog", () => {
   test("of one result reads like that result", () => {
-    expect(messageForBacklog([result()])).toEqual(messageForResult(result()));
+    expect(messageForBacklog([result()])).toEqual({ message: messageForResult(result()), told: 1 });
   });
 
   test("lists every result in order and is spoken if any of them wants to be", () => {
-    const message = messageForBacklog([
+    const { message } = messageForBacklog([
       result({ requestId: "a", mode: "context", output: "first" }),
       result({ requestId: "b", mode: "speak", output: "second" }),
     ]);
@@ -84,14 +84,33 @@ describe("a backlog", () => {
     );
   });
 
-  test("shares the room fairly, and stays within it with two hundred long results", () => {
-    for (const count of [2, 10, 30, 200]) {
+  test("tells short outputs whole and cuts the long ones, and says so", () => {
+    const { message, told } = messageForBacklog([
+      result({ requestId: "long", output: "x".repeat(9_000) }),
+      ...Array.from({ length: 30 }, (_, i) => result({ requestId: `r${i}`, output: `ok ${i}` })),
+    ] as [TaskResult, ...TaskResult[]]);
+    expect(told).toBe(31);
+    for (let i = 0; i < 30; i++) expect(message.text).toContain(`<task_result>\nok ${i}\n</task_result>`);
+    expect(message.text).toContain("whole in the conversation history");
+    expect(message.text.length).toBeGreaterThan(MAX_PUSH_CHARACTERS - 100);
+  });
+
+  test("names every result it counts as told, and stays within the limit, however many and long they are", () => {
+    for (const [count, length] of [
+      [2, 5_000],
+      [17, 300],
+      [18, 2],
+      [40, 5_000],
+      [200, 5_000],
+      [200, 0],
+    ] as const) {
       const results = Array.from({ length: count }, (_, i) =>
-        result({ requestId: `r${i}`, output: "x".repeat(5_000) }),
+        result({ requestId: `r${i}.`, toolName: "a tool", output: "x".repeat(length) }),
       );
-      const { text } = messageForBacklog(results as [TaskResult, ...TaskResult[]]);
-      expect(text.length).toBeLessThanOrEqual(MAX_PUSH_CHARACTERS);
-      if (count <= 30) expect(text).toContain(`request r${count - 1}`);
+      const { message, told } = messageForBacklog(results as [TaskResult, ...TaskResult[]]);
+      expect(message.text.length).toBeLessThanOrEqual(MAX_PUSH_CHARACTERS);
+      for (let i = 0; i < count; i++) expect(message.text.includes(`request r${i}.)`)).toBe(i < told);
+      expect(told).toBeGreaterThanOrEqual(Math.min(count, 40));
     }
   });
 });

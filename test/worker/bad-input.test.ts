@@ -19,6 +19,10 @@ const MAKING_ROUTES = [
   "/callback",
 ];
 
+/** Those that are put rather than posted. */
+const PUTTING_ROUTES = ["/state/api/bad", "/memory/api/bad"];
+const methodOf = (path: string) => (/^.(state|memory).api/.test(path) ? "PUT" : "POST");
+
 async function codeOf(response: Response): Promise<string> {
   expect(response.headers.get("content-type")).toBe("application/problem+json");
   const problem = (await response.json()) as { code: string; status: number; requestId: string };
@@ -29,13 +33,13 @@ async function codeOf(response: Response): Promise<string> {
 
 function post(path: string, body: BodyInit | null, contentType = "application/json") {
   return worker.fetch(path, {
-    method: "POST",
+    method: methodOf(path),
     body,
     headers: contentType ? { "content-type": contentType } : {},
   });
 }
 
-describe.each(MAKING_ROUTES)("POST %s", (path) => {
+describe.each([...MAKING_ROUTES, ...PUTTING_ROUTES])("on %s", (path) => {
   test.each([
     ["malformed JSON", '{"requestId":'],
     ["an empty body", ""],
@@ -44,6 +48,7 @@ describe.each(MAKING_ROUTES)("POST %s", (path) => {
     ["a number", "7"],
     ["text", '"x"'],
     ["null", "null"],
+    ["a number that no double holds", "12345678901234567890"],
     ["a thousand levels", `{"a":${"[".repeat(1_000)}${"]".repeat(1_000)}}`],
     ["thirty thousand levels", `{"a":${"[".repeat(30_000)}${"]".repeat(30_000)}}`],
     ["bytes that are not UTF-8", new Uint8Array([0x7b, 0x22, 0xff, 0x22, 0x3a, 0x31, 0x7d])],
@@ -78,7 +83,12 @@ describe.each(MAKING_ROUTES)("POST %s", (path) => {
         else controller.enqueue(piece);
       },
     });
-    const init = { method: "POST", body, duplex: "half", headers: { "content-type": "application/json" } };
+    const init = {
+      method: methodOf(path),
+      body,
+      duplex: "half",
+      headers: { "content-type": "application/json" },
+    };
     const response = await fetch(new URL(path, worker.url), init as RequestInit);
     expect(response.status).toBe(413);
   });
@@ -103,17 +113,33 @@ describe("ids", () => {
   ];
   test.each(BAD_IDS.map((id) => [encodeURIComponent(id)]))("%s is invalid_id", async (id) => {
     for (const [method, path] of [
-      ["POST", "/session"],
-      ["GET", "/session"],
-      ["DELETE", "/session"],
-      ["POST", "/message"],
-      ["POST", "/callback"],
+      ["POST", `${API}/:id/session`],
+      ["GET", `${API}/:id/session`],
+      ["DELETE", `${API}/:id/session`],
+      ["POST", `${API}/:id/message`],
+      ["POST", `${API}/:id/callback`],
+      ["GET", "/state/api/:id"],
+      ["PUT", "/state/api/:id"],
+      ["DELETE", "/state/api/:id"],
+      ["POST", "/state/api/:id/touch"],
+      ["GET", "/memory/api/:id"],
+      ["PUT", "/memory/api/:id"],
+      ["PATCH", "/memory/api/:id"],
+      ["DELETE", "/memory/api/:id"],
+      ["POST", "/memory/api/:id/touch"],
     ] as const) {
-      const body =
-        method === "POST"
-          ? { json: { sessionUrl: "ws://localhost/", requestId: "r", role: "user", content: "" } }
-          : {};
-      const response = await worker.fetch(`${API}/${id}${path}`, { method, ...body });
+      const json = {
+        sessionUrl: "ws://localhost/",
+        requestId: "r",
+        role: "user",
+        content: "",
+        domain: "hotel",
+      };
+      const body = method === "GET" || method === "DELETE" ? {} : { json };
+      const response = await worker.fetch(
+        path.replace(":id", () => id),
+        { method, ...body },
+      );
       expect(response.status).toBe(400);
       expect(await codeOf(response)).toBe("invalid_id");
     }
@@ -165,6 +191,16 @@ describe("session URLs", () => {
   });
 });
 
+test("a number that no double holds is no object", async () => {
+  for (const path of MAKING_ROUTES.filter((route) => !route.endsWith("/message"))) {
+    for (const number of ["12345678901234567890", "1e400"]) {
+      const body = `{"requestId":"r","conversationId":"bad","sessionUrl":"ws://localhost/","metadata":${number}}`;
+      const response = await post(path, body);
+      expect(response.status).toBe(400);
+    }
+  }
+});
+
 test("keys named __proto__ and constructor are data", async () => {
   const body = '{"role":"user","content":"x","toolArgs":{"__proto__":{"a":1},"constructor":2}}';
   const response = await post(`${API}/proto/message`, body);
@@ -196,6 +232,8 @@ test.each([
   ["PUT", `${API}/x/session`, "POST, GET, HEAD, DELETE"],
   ["POST", `${API}/x`, "GET, HEAD, DELETE"],
   ["POST", "/health", "GET, HEAD"],
+  ["PATCH", "/state/api/x", "GET, HEAD, PUT, DELETE"],
+  ["POST", "/memory/api/x", "GET, HEAD, PUT, PATCH, DELETE"],
 ])("%s %s is method_not_allowed", async (method, path, allow) => {
   const response = await worker.fetch(path, { method });
   expect(response.status).toBe(405);
@@ -212,6 +250,7 @@ test.each(["/", "/nothing", `${API}`, `${API}/x/y/z`])("%s is not_found", async 
 test("nothing of all this was stored", async () => {
   expect((await worker.fetch(`${API}/bad`)).status).toBe(404);
   expect((await worker.fetch(`${API}/bad/session`)).status).toBe(404);
+  for (const path of PUTTING_ROUTES) expect((await worker.fetch(path)).status).toBe(404);
 });
 
 describe("a thousand generated bodies", () => {
@@ -244,6 +283,7 @@ describe("a thousand generated bodies", () => {
       "toolArgs",
     ],
     ...["toolOutput", "status", "timestamp", "agentId", "__proto__", CANARY],
+    ...["domain", "brand", "price", "gender", "intentSpecific", "lastAnswer"],
   );
   const plausible = fc.oneof(
     withCanary,
@@ -256,6 +296,7 @@ describe("a thousand generated bodies", () => {
     role: "user",
     content: CANARY,
     sessionUrl: "ws://localhost:9/",
+    domain: "general",
   };
   const changes = fc
     .array(fc.tuple(fields, plausible), { maxLength: 6 })
@@ -267,7 +308,7 @@ describe("a thousand generated bodies", () => {
     { weight: 1, arbitrary: fc.string().map((text) => text + CANARY) },
   );
 
-  test.each(MAKING_ROUTES.map((path) => path.replace("bad", "fuzz")))(
+  test.each([...MAKING_ROUTES, ...PUTTING_ROUTES].map((path) => path.replace("bad", "fuzz")))(
     "on %s meet only answers of the contract, and no line of the log repeats them",
     async (path) => {
       const bodies = fc.sample(body, 1_000);

@@ -18,11 +18,20 @@ const ROUTES = [
   ["DELETE", `${API}/c1`],
   ["POST", `${API}/c1/callback`],
   ["POST", "/callback"],
+  ["GET", "/state/api/c1"],
+  ["PUT", "/state/api/c1"],
+  ["DELETE", "/state/api/c1"],
+  ["POST", "/state/api/c1/touch"],
+  ["GET", "/memory/api/c1"],
+  ["PUT", "/memory/api/c1"],
+  ["PATCH", "/memory/api/c1"],
+  ["DELETE", "/memory/api/c1"],
+  ["POST", "/memory/api/c1/touch"],
 ] as const;
 
 function call([method, path]: readonly [string, string], token?: string) {
   const headers: Record<string, string> = token === undefined ? {} : { authorization: `Bearer ${token}` };
-  return worker.fetch(path, method === "POST" ? { method, json: body, headers } : { method, headers });
+  return worker.fetch(path, /^P/.test(method) ? { method, json: body, headers } : { method, headers });
 }
 
 async function codes(token?: string): Promise<(string | undefined)[]> {
@@ -75,12 +84,13 @@ describe("health", () => {
   });
 
   test("is 503 when nothing can be stored", async () => {
-    worker = await startWorker({
+    const unreachable = {
       ...LOCAL_BINDINGS,
       STORAGE: "upstash",
       UPSTASH_REDIS_REST_URL: "http://127.0.0.1:9",
       UPSTASH_REDIS_REST_TOKEN: "t0ken",
-    });
+    };
+    worker = await startWorker(unreachable, { standby: false });
     const response = await worker.fetch("/health");
     expect(response.status).toBe(503);
     expect(await response.json()).toMatchObject({ storage: { connected: false, lastError: "network" } });
