@@ -1,0 +1,74 @@
+/** SECURITY.md promises that a test shows each defence. This keeps the promise from going stale. */
+import { existsSync, readFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+
+const text = readFileSync("SECURITY.md", "utf8");
+
+type Threat = { who: string; cells: string[]; shownBy: { file: string; title: string }[] };
+
+/** The rows below "Threats". Their last cell names files in backquotes, each followed by titles in quotation marks. */
+function threatsIn(markdown: string): Threat[] {
+  const section = /^## Threats\n([\s\S]*?)^## /m.exec(markdown)?.[1] ?? "";
+  const rows = section.split("\n").filter((line) => line.startsWith("| "));
+  return rows.slice(1).map((row) => {
+    const cells = row.split("|").map((cell) => cell.trim());
+    const [who = "", tries = "", stops = "", tests = ""] = cells.slice(1, -1);
+    let file = "";
+    const shownBy: Threat["shownBy"] = [];
+    for (const [, path, title] of tests.matchAll(/`([^`]+)`|"([^"]+)"/g)) {
+      if (path !== undefined) file = path;
+      if (title !== undefined) shownBy.push({ file, title });
+    }
+    return { who: `${who}: ${tries}`, cells: [who, tries, stops, tests], shownBy };
+  });
+}
+
+/** The titles of tests and of their cases in a file, with `…` for what a case fills in. */
+function titlesIn(source: string): Set<string> {
+  const titles = source.matchAll(/"((?:[^"\\\n]|\\.)+)",\s*(?:async\s*)?(?:\(|\w+ =>)/g);
+  return new Set([...titles].map(([, title = ""]) => title.replace(/%[sdifjo]/g, "…")));
+}
+
+function isShown({ file, title }: { file: string; title: string }): boolean {
+  return existsSync(file) && titlesIn(readFileSync(file, "utf8")).has(title);
+}
+
+describe("the table of threats", () => {
+  const threats = threatsIn(text);
+
+  test("has a row for everything that can be attacked", () => {
+    expect(threats.length).toBeGreaterThanOrEqual(20);
+  });
+
+  test.each(threats)("names tests that exist: $who", ({ cells, shownBy }) => {
+    expect(cells).not.toContain("");
+    expect(shownBy).not.toEqual([]);
+    expect(shownBy.filter((shown) => !isShown(shown))).toEqual([]);
+  });
+
+  test("would not pass with a test that does not exist", () => {
+    const [file, title] = ["test/worker/doors.test.ts", "sent twice is no credential"];
+    expect(isShown({ file, title })).toBe(true);
+    expect(isShown({ file, title: `${title}s` })).toBe(false);
+    expect(isShown({ file: "test/worker/windows.test.ts", title })).toBe(false);
+    expect(threatsIn("## Threats\n| a | b | c | d |\n|---|---|---|---|\n| x | y | z | |\n\n## More")).toEqual(
+      [{ who: "x: y", cells: ["x", "y", "z", ""], shownBy: [] }],
+    );
+  });
+});
+
+test("the product depends on three packages, and every package is pinned by its checksum", () => {
+  const exact = /^\d+\.\d+\.\d+(?:-[\w.]+)?$/;
+  const { dependencies, devDependencies } = JSON.parse(readFileSync("package.json", "utf8"));
+  expect(Object.keys(dependencies)).toEqual(["@upstash/redis", "hono", "valibot"]);
+  for (const version of Object.values({ ...dependencies, ...devDependencies }))
+    expect(version).toMatch(exact);
+
+  const { packages } = JSON.parse(readFileSync("package-lock.json", "utf8")) as {
+    packages: Record<string, { integrity?: string }>;
+  };
+  const unpinned = Object.entries(packages).filter(
+    ([path, { integrity }]) => path !== "" && !integrity?.startsWith("sha512-"),
+  );
+  expect(unpinned).toEqual([]);
+});
