@@ -562,7 +562,10 @@ export class StorageObject<Env = unknown> extends DurableObject<Env> {
   async #tidy(): Promise<void> {
     if (!this.#hasTables) return;
     const isUnsynced = this.#isUnsynced();
-    if (isUnsynced) this.#writeBackAt ??= Date.now() + this.#writeBackDelayMs * (0.5 + Math.random() / 2);
+    // A whole number, because alarms are: one that comes a fraction early and asks for the same millisecond again
+    // is taken for done.
+    if (isUnsynced)
+      this.#writeBackAt ??= Math.ceil(Date.now() + this.#writeBackDelayMs * (0.5 + Math.random() / 2));
     const [state] = this.#rows<{ empty: number; earliest: number | null }>(
       "SELECT NOT EXISTS (SELECT 1 FROM keys) AS empty, (SELECT min(expires_at) FROM keys) AS earliest",
     );
@@ -575,8 +578,8 @@ export class StorageObject<Env = unknown> extends DurableObject<Env> {
     const never = Number.POSITIVE_INFINITY;
     const due = Math.min(state?.earliest ?? never, isUnsynced ? (this.#writeBackAt ?? never) : never);
     if (due < (this.#alarmAt ?? never)) {
-      this.#alarmAt = due;
-      await this.ctx.storage.setAlarm(due);
+      this.#alarmAt = Math.ceil(due);
+      await this.ctx.storage.setAlarm(this.#alarmAt);
     }
   }
 }

@@ -1,5 +1,5 @@
 /** The drivers against the model of `storage-model.ts`. */
-import { describe } from "vitest";
+import { afterAll, describe } from "vitest";
 import { partitionOf } from "../../lib/keys.ts";
 import { createDurableObjectStorage } from "../../lib/storage/durable-object.ts";
 import { createMemoryStorage } from "../../lib/storage/memory.ts";
@@ -20,7 +20,7 @@ storageModel("memory", { rollsBack: true, runs: 300 }, async () => {
   };
 });
 
-storageModel("durable-object", { rollsBack: true, runs: 40 }, async () => {
+storageModel("durable-object", { rollsBack: true, runs: 60 }, async () => {
   const { namespace, evict, close } = await startObjectDoor();
   // Ahead of the real time, by which alarms go, so that none deletes what the clock of the test says is alive.
   let now = Date.now() + 3600_000;
@@ -38,16 +38,14 @@ storageModel("durable-object", { rollsBack: true, runs: 40 }, async () => {
 
 const TOKEN = "gateway-token";
 const redis = await startRedis({ covers: "the Upstash storage against the model" });
+afterAll(() => redis?.stop());
 
 describe.skipIf(redis === null)("with a real Redis", () => {
   storageModel("upstash", { rollsBack: false, runs: 60 }, async () => {
     const gateway = await startFaultyGateway({ redisUrl: redis?.url ?? "", token: TOKEN });
     return {
       storage: createUpstashStorage({ url: gateway.url, token: TOKEN, timeoutMs: 5000 }),
-      close: async () => {
-        await gateway.close();
-        await redis?.stop();
-      },
+      close: () => gateway.close(),
     };
   });
 });

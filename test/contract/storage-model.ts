@@ -50,7 +50,7 @@ export function storageModel(
           const model = new PlainMap();
           const real: Real = { contestant, run: `${series}-${++serial}` };
           await fc.asyncModelRun(() => ({ model, real }), commands);
-          for (const command of audit(contestant)) await command.run(model, real);
+          await Promise.all(audit(model, contestant).map((command) => command.run(model, real)));
         }),
         { numRuns: runs, interruptAfterTimeLimit: TIME_LIMIT_MS, markInterruptAsFailure: true },
       );
@@ -166,6 +166,12 @@ class PlainMap {
     } finally {
       this.#entries = before;
     }
+  }
+
+  kindOf(key: string): "text" | "list" | "index" | null {
+    const content = this.#find(key)?.content;
+    if (content === undefined) return null;
+    return typeof content === "string" ? "text" : Array.isArray(content) ? "list" : "index";
   }
 
   #apply(write: Write): string | boolean | number | null {
@@ -357,6 +363,8 @@ const listIndexCommand = (key: string, limit: number, minScore: number | undefin
           ...(minScore === undefined ? {} : { minScore }),
         });
         pages.push(page.entries);
+        // More pages than there can be entries: a cursor that leads nowhere.
+        if (pages.length > 10) return pages;
         cursor = page.nextCursor;
       } while (cursor !== undefined);
       return pages;
@@ -396,11 +404,21 @@ const compareAndSetCommand = (key: string, expected: string, next: string | null
 const commitCommand = (writes: readonly Write[], rollsBack: boolean) =>
   command({
     label: labelled("commit", ...writes),
-    isDefined: (model) => !model.refuses(writes) || mustLeaveNothing(writes, rollsBack),
+    isDefined: (model) =>
+      (rollsBack || !capsWithin(writes)) && (!model.refuses(writes) || mustLeaveNothing(writes, rollsBack)),
     ofModel: (model) => model.commit(writes),
     ofStorage: (storage, keyOf) =>
       storage.commit(writes.map((write) => ({ ...write, key: keyOf(write.key) }))),
   });
+
+/**
+ * Whether a list is added to and touched otherwise in one commit. Redis drops what is too much of a list after
+ * the transaction, so other writes of the same transaction still see it; no commit of the product does so.
+ */
+function capsWithin(writes: readonly Write[]): boolean {
+  const appended = writes.filter(({ type }) => type === "append").map(({ key }) => key);
+  return appended.some((list) => writes.filter(({ key }) => key === list).length > 1);
+}
 
 /**
  * Whether a commit that meets a key of another kind must have changed nothing: within one partition. In a
@@ -433,14 +451,14 @@ function pagesOf(entries: IndexEntry[], limit: number): IndexEntry[][] {
 }
 
 /** Looks at everything, so that no run ends with a difference that nobody asked for. */
-function audit(contestant: ModelContestant): Command[] {
+function audit(model: PlainMap, contestant: ModelContestant): Command[] {
   return [
     getManyCommand(NAMES),
     scanCommand(""),
     ...NAMES.flatMap((name) => [
       ttlCommand(name, contestant),
-      rangeCommand(name, 0, -1),
-      listIndexCommand(name, 2, undefined),
+      ...(model.kindOf(name) === "list" ? [rangeCommand(name, 0, -1)] : []),
+      ...(model.kindOf(name) === "index" ? [listIndexCommand(name, 2, undefined)] : []),
     ]),
   ];
 }
@@ -494,21 +512,23 @@ function commandsFor(contestant: ModelContestant, rollsBack: boolean): fc.Arbitr
   const writes = [...ofAny(anyKey), ...ofText(textKey), ...ofList(listKey), ...ofIndex(indexKey)];
   const commit = (arbitrary: fc.Arbitrary<readonly Write[]>) =>
     arbitrary.map((writes) => commitCommand(writes, rollsBack));
-  const mixed = commit(fc.array(fc.oneof(...writes), { maxLength: 6 }));
-  /** Many writes of one key, which meet within the commit. */
+  const several = (oneOf: fc.Arbitrary<Write>[]) => commit(fc.array(fc.oneof(...oneOf), { maxLength: 6 }));
+  /** Several writes of one key, which meet within the commit. */
   const crowded = (names: readonly Name[], ofKind: (key: fc.Arbitrary<Name>) => fc.Arbitrary<Write>[]) =>
-    commit(
-      fc
-        .constantFrom(...names)
-        .map((name) => fc.constant(name))
-        .chain((key) => fc.array(fc.oneof(...ofKind(key), ...ofAny(key)), { minLength: 2, maxLength: 6 })),
-    );
+    fc.constantFrom(...names).chain((name) => {
+      const key = fc.constant(name);
+      return several([...ofKind(key), ...ofKind(key), ...ofAny(key)]);
+    });
+  /** Writes of every kind to keys of one conversation, which must be refused as a whole or not at all. */
+  const key = fc.constantFrom<Name>("A/session", "A/messages");
+  const clashing = several([...ofText(key), ...ofList(key), ...ofIndex(key), ...ofAny(key)]);
   const commits = [
-    ...writes.map((one) => commit(fc.tuple(one))),
-    ...[mixed, mixed, mixed],
+    commit(fc.oneof(...writes).map((one) => [one])),
+    several(writes),
     crowded(TEXTS, ofText),
     crowded(LISTS, ofList),
     crowded(INDEXES, ofIndex),
+    clashing,
   ];
 
   const reads = [
@@ -530,11 +550,13 @@ function commandsFor(contestant: ModelContestant, rollsBack: boolean): fc.Arbitr
   ];
   // Up to the last millisecond of the times to live, to them, and beyond a sweep.
   const advances = fc.constantFrom(1, 999, 1000, 1500, 300_000, 599_999).map(advanceCommand);
+  const times = (count: number, commands: fc.Arbitrary<Command>[]) =>
+    Array.from({ length: count }, () => commands).flat();
   return [
     ...reads,
     ...claims,
-    ...commits,
-    ...(contestant.advance ? [advances, advances] : []),
-    ...(contestant.disturb ? [anyKey.map(disturbCommand), anyKey.map(disturbCommand)] : []),
+    ...times(2, commits),
+    ...times(contestant.advance ? 4 : 0, [advances]),
+    ...times(contestant.disturb ? 2 : 0, [anyKey.map(disturbCommand)]),
   ];
 }

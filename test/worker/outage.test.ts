@@ -3,13 +3,13 @@
  * answers badly, while users go on. OUTAGE_OPERATIONS sets how many things are done across each fault; the
  * default keeps `npm test` quick, and `npm run test:outage` does 2,000.
  */
-import { afterAll, describe, expect, test } from "vitest";
+import { afterAll, describe, type ExpectStatic, test } from "vitest";
 import { type Fault, startFaultyGateway } from "../support/faulty-gateway.ts";
 import { seededRandom, startUsers } from "../support/outage.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
 import { LOCAL_BINDINGS, startWorker, type TestWorker } from "../support/worker.ts";
 
-const OPERATIONS = Number(process.env.OUTAGE_OPERATIONS ?? 300);
+const OPERATIONS = Number(process.env.OUTAGE_OPERATIONS ?? 120);
 const USERS = 20;
 /** The fault begins after this share of the operations, and ends after that one. */
 const [BEGIN, END] = [0.25, 0.75];
@@ -56,9 +56,10 @@ describe.skipIf(redis === null)("an outage", () => {
   const table: Record<string, string | number>[] = [];
   afterAll(() => console.table(table));
 
-  test.each(TROUBLES)(
+  test.concurrent.for(TROUBLES)(
     "$name: nothing acknowledged is lost, nothing is pushed twice, nobody waits long",
-    async (trouble) => {
+    { timeout: 120_000 },
+    async (trouble, { expect }) => {
       const server = await startRedis({ covers: "outages", keepData: trouble.keepData ?? false });
       if (server === null) throw new Error("redis-server was there a moment ago");
       const gateway = await startFaultyGateway({ redisUrl: server.url, token: "gateway-token" });
@@ -82,7 +83,7 @@ describe.skipIf(redis === null)("an outage", () => {
           },
           { share: END, happen: () => ("fault" in trouble ? gateway.heal() : trouble.end(server)) },
         ]);
-        await recovered(worker);
+        await recovered(worker, expect);
         const report = await users.report();
         const { operations, acknowledged, lost, duplicated, undelivered, unexpected, slowestMs } = report;
         table.push({
@@ -111,12 +112,11 @@ describe.skipIf(redis === null)("an outage", () => {
         await server.stop();
       }
     },
-    120_000,
   );
 });
 
 /** Resolves when the Worker says that it is itself again. */
-async function recovered(worker: TestWorker): Promise<void> {
+async function recovered(worker: TestWorker, expect: ExpectStatic): Promise<void> {
   const status = async () => ((await (await worker.fetch("/health")).json()) as { status: string }).status;
   await expect.poll(status, { timeout: 60_000, interval: 100 }).toBe("ok");
 }
