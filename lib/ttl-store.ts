@@ -4,7 +4,7 @@
  */
 import * as v from "valibot";
 import { type Issue, RecordTooLargeError, StorageError } from "./errors.ts";
-import { describeIssues, isJsonObject, stringifyJson } from "./json.ts";
+import { describeIssues, isJsonObject, parseExactly, stringifyJson } from "./json.ts";
 import type { Logger } from "./log.ts";
 import type { CreateWrite, SetWrite, Storage, TtlSeconds } from "./storage/storage.ts";
 import { createTurns, type Line, type Turns } from "./turns.ts";
@@ -21,8 +21,8 @@ export type Codec = {
   stringify: (record: unknown) => string;
 };
 
-/** Plain JSON. Numbers that a double cannot carry are rounded when they are read. */
-const plainJson: Codec = { parse: JSON.parse, stringify: stringifyJson };
+/** JSON to the last digit: reading a record and writing it again changes no number in it. */
+const exactJson: Codec = { parse: parseExactly, stringify: stringifyJson };
 
 /** What keeps those who change the same record out of each other's way. */
 export type Contention = {
@@ -50,7 +50,7 @@ export type TtlStoreOptions<T> = {
   policy: TtlPolicy;
   /** Turns what earlier versions wrote into what today's schema reads. */
   upgrade?: (value: unknown, id: string) => unknown;
-  /** Default: plain JSON. */
+  /** Default: JSON to the last digit. */
   codec?: Codec;
   /** How large a record may be as text, in bytes of UTF-8. Default: as large as the storage takes. */
   maxBytes?: number;
@@ -92,7 +92,7 @@ type Parsed<T> = { ok: true; record: T } | { ok: false; issues: Issue[] };
 /** A store for one kind of record. Fields a reader does not know are kept as they are. */
 export function createTtlStore<T>(options: TtlStoreOptions<T>): TtlStore<T> {
   const { storage, log, keyOf, schema, ttlSeconds, policy, upgrade = (value) => value } = options;
-  const { codec = plainJson, maxBytes = Number.POSITIVE_INFINITY } = options;
+  const { codec = exactJson, maxBytes = Number.POSITIVE_INFINITY } = options;
   const { turns, wait } = options.contention ?? { turns: createTurns(), wait: async () => {} };
 
   function read(id: string, text: string): Parsed<T> {

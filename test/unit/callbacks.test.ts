@@ -2,6 +2,7 @@ import { describe, expect, test } from "vitest";
 import { type CallbackOutcome, parseCallback, receiveCallback } from "../../lib/callbacks.ts";
 import type { Core } from "../../lib/core.ts";
 import { StorageError } from "../../lib/errors.ts";
+import { parseJsonObject } from "../../lib/json.ts";
 import { parseAllowedHosts } from "../../lib/push/push-target.ts";
 import { registerSession } from "../../lib/registration.ts";
 import { parseRegistration } from "../../lib/session-store.ts";
@@ -296,6 +297,15 @@ describe("the backlog", () => {
     await core.settled();
     expect(pushes).toBe(2);
     expect(await core.conversations.backlog("c1")).toEqual([]);
+  });
+
+  test("tells a number to the last digit, as a live session would have heard it", async () => {
+    const core = testCore();
+    const body = '{"requestId":"r1","conversationId":"c1","output":{"order":12345678901234567890}}';
+    await receiveCallback(parseCallback(parseJsonObject(body)), core);
+    await register(core);
+    await core.settled();
+    expect(core.pushed[0]?.text).toContain('{"order":12345678901234567890}');
   });
 
   test("is told once though two tabs come when the records of its callbacks are gone", async () => {
