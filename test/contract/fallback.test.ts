@@ -6,6 +6,7 @@ import { createMemoryStorage } from "../../lib/storage/memory.ts";
 import { createMemoryStandby } from "../../lib/storage/memory-standby.ts";
 import type { Storage } from "../../lib/storage/storage.ts";
 import { storageContract } from "./storage-contract.ts";
+import { storageModel } from "./storage-model.ts";
 
 /** One request's view of a fallback, with a primary that works or never does. */
 function make(primaryOf: (memory: Storage) => Storage) {
@@ -26,22 +27,18 @@ function make(primaryOf: (memory: Storage) => Storage) {
   };
 }
 
-storageContract(
-  "fallback while the primary works",
-  { rollsBack: true },
-  make((memory) => memory),
-);
+const failing = (memory: Storage): Storage =>
+  new Proxy(memory, {
+    get: (target, name: keyof Storage) =>
+      typeof target[name] === "function"
+        ? () => Promise.reject(new StorageError("primary", name, "network"))
+        : target[name],
+  });
 
-storageContract(
-  "fallback while the primary fails",
-  { rollsBack: true },
-  make(
-    (memory) =>
-      new Proxy(memory, {
-        get: (target, name: keyof Storage) =>
-          typeof target[name] === "function"
-            ? () => Promise.reject(new StorageError("primary", name, "network"))
-            : target[name],
-      }),
-  ),
-);
+for (const [name, primaryOf] of [
+  ["fallback while the primary works", (memory: Storage) => memory],
+  ["fallback while the primary fails", failing],
+] as const) {
+  storageContract(name, { rollsBack: true }, make(primaryOf));
+  storageModel(name, { rollsBack: true, runs: 100 }, make(primaryOf));
+}
