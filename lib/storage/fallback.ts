@@ -210,7 +210,12 @@ export function createFallback({
           (text) => (text === null ? [] : [{ type: "touch", key, ttlSeconds }]),
         ),
 
-      scan: (prefix, cursor) => run([], (storage) => scan(storage, prefix, cursor)),
+      // What was left behind and would be found must be given back first; such keys are their own partitions.
+      scan: (prefix, cursor) =>
+        run(
+          [...leftBehind].filter((key) => key.startsWith(prefix)),
+          (storage) => scan(storage, prefix, cursor),
+        ),
 
       async commit<const W extends readonly Write[]>(writes: W): Promise<WriteResults<W>> {
         const keys = writes.map(({ key }) => key);

@@ -137,6 +137,15 @@ describe("afterwards", () => {
     expect(await world.real.range(LIST, 0, -1)).toEqual(["m1"]);
   });
 
+  test("a scan finds what was left behind by one request that failed alone", async () => {
+    const world = setUp();
+    world.fail();
+    const failing = world.request();
+    await failing.commit([{ type: "set", key: "conv:a", value: "{}", ttlSeconds: 600 }]);
+    world.heal();
+    expect(await world.request().scan("conv:")).toEqual({ keys: ["conv:a"] });
+  });
+
   test("what has expired meanwhile is not given back", async () => {
     const world = setUp();
     await world.open();
