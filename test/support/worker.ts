@@ -28,6 +28,14 @@ export const LOCAL_BINDINGS = {
   PUSH_ALLOWED_HOSTS: "localhost,127.0.0.1,api.elevenlabs.io",
 };
 
+/** The same over Redis, through an Upstash-compatible gateway. */
+export const bindingsOver = ({ url, token }: { url: string; token: string }) => ({
+  ...LOCAL_BINDINGS,
+  STORAGE: "upstash",
+  UPSTASH_REDIS_REST_URL: url,
+  UPSTASH_REDIS_REST_TOKEN: token,
+});
+
 /** The name of the Worker that stands for the outside. */
 export const OUTBOUND = "outside";
 

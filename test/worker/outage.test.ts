@@ -7,7 +7,7 @@ import { afterAll, describe, type ExpectStatic, test } from "vitest";
 import { type Fault, startFaultyGateway } from "../support/faulty-gateway.ts";
 import { seededRandom, startUsers } from "../support/outage.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
-import { LOCAL_BINDINGS, startWorker, type TestWorker } from "../support/worker.ts";
+import { bindingsOver, startWorker, type TestWorker } from "../support/worker.ts";
 
 const OPERATIONS = Number(process.env.OUTAGE_OPERATIONS ?? 120);
 const USERS = 20;
@@ -63,12 +63,7 @@ describe.skipIf(redis === null)("an outage", () => {
       const server = await startRedis({ covers: "outages", keepData: trouble.keepData ?? false });
       if (server === null) throw new Error("redis-server was there a moment ago");
       const gateway = await startFaultyGateway({ redisUrl: server.url, token: "gateway-token" });
-      const worker = await startWorker({
-        ...LOCAL_BINDINGS,
-        STORAGE: "upstash",
-        UPSTASH_REDIS_REST_URL: gateway.url,
-        UPSTASH_REDIS_REST_TOKEN: gateway.token,
-      });
+      const worker = await startWorker(bindingsOver(gateway));
       const users = await startUsers(worker, USERS, seededRandom(trouble.name.length));
       try {
         await users.act(OPERATIONS, [

@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { startAgent, type TestAgent } from "../support/agent.ts";
 import { type FaultyGateway, startFaultyGateway } from "../support/faulty-gateway.ts";
 import { startRedis } from "../support/redis.ts";
-import { LOCAL_BINDINGS, startWorker, type TestWorker } from "../support/worker.ts";
+import { bindingsOver, startWorker, type TestWorker } from "../support/worker.ts";
 
 const API = "/agent-conversations/api";
 const redis = await startRedis({ covers: "the Worker over a real Redis" });
@@ -16,14 +16,8 @@ describe.skipIf(redis === null)("over a real Redis", () => {
 
   beforeAll(async () => {
     gateway = await startFaultyGateway({ redisUrl: redis.url, token: "gateway-token" });
-    const bindings = {
-      ...LOCAL_BINDINGS,
-      STORAGE: "upstash",
-      UPSTASH_REDIS_REST_URL: gateway.url,
-      UPSTASH_REDIS_REST_TOKEN: gateway.token,
-    };
     // What happens with something standing by is the outage suite's.
-    worker = await startWorker(bindings, { standby: false });
+    worker = await startWorker(bindingsOver(gateway), { standby: false });
     agent = await startAgent();
   });
   afterAll(async () => {

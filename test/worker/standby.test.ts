@@ -3,7 +3,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import { startAgent, type TestAgent } from "../support/agent.ts";
 import { type FaultyGateway, startFaultyGateway } from "../support/faulty-gateway.ts";
 import { startRedis } from "../support/redis.ts";
-import { LOCAL_BINDINGS, startWorker, type TestWorker } from "../support/worker.ts";
+import { bindingsOver, startWorker, type TestWorker } from "../support/worker.ts";
 
 const API = "/agent-conversations/api";
 const DOWN = { kind: "status", status: 503 } as const;
@@ -19,12 +19,7 @@ describe.skipIf(redis === null)("during an outage", { timeout: 60_000 }, () => {
   beforeAll(async () => {
     gateway = await startFaultyGateway({ redisUrl: redis.url, token: "gateway-token" });
     agent = await startAgent();
-    worker = await startWorker({
-      ...LOCAL_BINDINGS,
-      STORAGE: "upstash",
-      UPSTASH_REDIS_REST_URL: gateway.url,
-      UPSTASH_REDIS_REST_TOKEN: gateway.token,
-    });
+    worker = await startWorker(bindingsOver(gateway));
   });
   afterAll(async () => {
     await Promise.all([worker.close(), agent.close()]);

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type FaultyGateway, startFaultyGateway } from "../support/faulty-gateway.ts";
 import { startRedis } from "../support/redis.ts";
-import { LOCAL_BINDINGS, startWorker, type TestWorker } from "../support/worker.ts";
+import { bindingsOver, LOCAL_BINDINGS, startWorker, type TestWorker } from "../support/worker.ts";
 
 const STATE = "/state/api";
 const MEMORY = "/memory/api";
@@ -251,13 +251,7 @@ describe.skipIf(redis === null)("over a real Redis", () => {
 
   beforeAll(async () => {
     gateway = await startFaultyGateway({ redisUrl: redis.url, token: "gateway-token" });
-    const bindings = {
-      ...LOCAL_BINDINGS,
-      STORAGE: "upstash",
-      UPSTASH_REDIS_REST_URL: gateway.url,
-      UPSTASH_REDIS_REST_TOKEN: gateway.token,
-    };
-    worker = await startWorker(bindings, { standby: false });
+    worker = await startWorker(bindingsOver(gateway), { standby: false });
   });
   afterAll(async () => {
     await worker.close();
@@ -311,15 +305,7 @@ describe.skipIf(redis === null)("over a real Redis", () => {
 
   test("writers elsewhere, who share no turns with this isolate, lose nothing either", async () => {
     await put(`${MEMORY}/shared`, { domain: "general" });
-    const elsewhere = await startWorker(
-      {
-        ...LOCAL_BINDINGS,
-        STORAGE: "upstash",
-        UPSTASH_REDIS_REST_URL: gateway.url,
-        UPSTASH_REDIS_REST_TOKEN: gateway.token,
-      },
-      { standby: false },
-    );
+    const elsewhere = await startWorker(bindingsOver(gateway), { standby: false });
     try {
       const responses = await Promise.all(
         Array.from({ length: 60 }, (_, i) =>
