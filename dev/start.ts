@@ -60,6 +60,7 @@ const FORWARDED: { [name in keyof Required<Environment>]: true } = {
   CONVERSATION_TTL_SECONDS: true,
   REDIS_CONVERSATION_TTL: true,
   USE_REDIS_SESSIONS: true,
+  OUTAGE_COPIES: true,
   REQUIRE_AUTH: true,
   API_TOKEN: true,
   SESSION_TOKEN_SECRET: true,

@@ -13,6 +13,7 @@ import { conversations } from "./conversations.ts";
 import { handleConfig, handleConfigHealth, handleHealth } from "./health.ts";
 import { answerError, ProblemError } from "./problem.ts";
 import { limitClient } from "./rate-limit.ts";
+import { results } from "./results.ts";
 import { sessions } from "./sessions.ts";
 import { memories, states } from "./state.ts";
 
@@ -26,6 +27,7 @@ const BROWSER_HEADERS = {
 
 const api = new Hono<AppEnv>()
   .post("/:id/callback", limitClient, requireWebhookCredential, handleCallback)
+  .route("/", results)
   .route("/", conversations)
   .route("/", sessions);
 

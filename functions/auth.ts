@@ -4,10 +4,10 @@
  * what it protects is closed (`misconfigured`), never open.
  */
 import { createMiddleware } from "hono/factory";
+import { verifyConversationToken } from "../lib/auth/conversation-token.ts";
+import { matchesAnySecret } from "../lib/auth/secrets.ts";
+import { verifyElevenLabsSignature, verifyStandardWebhook } from "../lib/auth/webhook-signature.ts";
 import { operatorAccess } from "../lib/config.ts";
-import { verifyConversationToken } from "../lib/conversation-token.ts";
-import { matchesAnySecret } from "../lib/secrets.ts";
-import { verifyElevenLabsSignature, verifyStandardWebhook } from "../lib/webhook-signature.ts";
 import { readRawBody } from "./body.ts";
 import type { AppContext, AppEnv } from "./context.ts";
 import { ProblemError } from "./problem.ts";

@@ -1,21 +1,29 @@
 /**
  * Where the parts are put together: from the environment to a configuration, a storage and channels (once
- * for each isolate, because they hold no request), and from those to the core that serves one request.
+ * for each isolate, because they hold no request), and from those to the core that serves one request, and to
+ * what the Durable Objects work with.
  */
+import { createAssistantSessions } from "../lib/assistant-session.ts";
 import { type Config, type ParsedConfig, parseConfig } from "../lib/config.ts";
-import { type Core, createCore } from "../lib/core.ts";
-import { partitionOf } from "../lib/keys.ts";
-import type { Logger } from "../lib/log.ts";
+import { createStateStore } from "../lib/conversation-state.ts";
+import { createConversationStore } from "../lib/conversation-store.ts";
+import type { Core } from "../lib/core.ts";
+import { StorageError } from "../lib/errors.ts";
+import { parseExactly, stringifyJson } from "../lib/json.ts";
+import { keys, partitionOf } from "../lib/keys.ts";
+import { createLiveClient, type LiveClient } from "../lib/live/live-client.ts";
+import { createLogger, type Logger } from "../lib/log.ts";
 import type { Channel } from "../lib/push/channel.ts";
 import { createMonitorChannel } from "../lib/push/monitor.ts";
 import { createSocketChannel } from "../lib/push/socket.ts";
-import { createDurableObjectStandby, createDurableObjectStorage } from "../lib/storage/durable-object.ts";
-import { createFallback, type RequestContext } from "../lib/storage/fallback.ts";
+import { callObject } from "../lib/rpc.ts";
+import { createSessionStore } from "../lib/session-store.ts";
+import { createBreaker, OF_AN_INSTANCE, withBreaker } from "../lib/storage/breaker.ts";
+import { createDurableObjectStorage } from "../lib/storage/durable-object.ts";
+import { createElseAsk, createRecordStorage, type ElseAsk } from "../lib/storage/fallback.ts";
 import { createMemoryStorage } from "../lib/storage/memory.ts";
-import type { Storage } from "../lib/storage/storage.ts";
-import { withTimeBudget } from "../lib/storage/time-budget.ts";
+import type { Storage, TextStorage } from "../lib/storage/storage.ts";
 import { createUpstashStorage } from "../lib/storage/upstash.ts";
-import { createTurns, type Turns } from "../lib/turns.ts";
 import type { Bindings } from "./context.ts";
 
 const now = () => Date.now();
@@ -32,55 +40,85 @@ export function configOf(env: Bindings): ParsedConfig {
 
 /** What one isolate has, whatever it is asked. */
 type Parts = {
-  storageFor: (request: RequestContext) => Storage;
-  /** Where the assistant's memory is kept, if not where everything else is. */
-  memoryStorage: Storage | undefined;
+  storage: Storage;
+  elseAsk: ElseAsk;
+  /** Where state and memory are read, and written by their objects. */
+  records: TextStorage;
+  /** The assistant's memory in this isolate alone, where it is not kept with everything else. */
+  ownMemories: TextStorage | null;
+  live: LiveClient;
   channels: readonly Channel[];
-  turns: Turns;
 };
 
 const parts = new WeakMap<Config, Parts>();
 
 function partsOf(config: Config, env: Bindings): Parts {
-  const known = parts.get(config) ?? {
-    storageFor: storageOf(config, env),
-    memoryStorage: config.useRedisSessions ? undefined : createMemoryStorage({ now }),
-    channels: channelsOf(config),
-    turns: createTurns(),
-  };
+  const known = parts.get(config) ?? makeParts(config, env);
   parts.set(config, known);
   return known;
 }
 
-/** Upstash with the Durable Objects standing by, or the Durable Objects alone. */
-function storageOf(config: Config, { STORAGE_OBJECTS: namespace }: Bindings): Parts["storageFor"] {
-  const primary = primaryOf(config);
-  // A deployment may leave the objects out; then nothing stands by.
-  if (namespace === undefined && primary !== null) return () => primary;
-  if (namespace === undefined) throw new TypeError("embedded storage needs the STORAGE_OBJECTS binding");
-  const objects = { namespace, partitionOf, now };
-  if (primary === null) {
-    const embedded = createDurableObjectStorage(objects);
-    return () => embedded;
-  }
-  const fallback = createFallback({
-    primary,
-    standby: createDurableObjectStandby(objects),
-    partitionOf,
-    now,
-  });
-  return (request) => fallback.forRequest(request);
+function makeParts(config: Config, env: Bindings): Parts {
+  const redis = redisOf(config);
+  const log = createLogger({ now });
+  const breaker = createBreaker({ now, ...OF_AN_INSTANCE });
+  const elseAsk = createElseAsk(breaker);
+  const watched =
+    redis &&
+    withBreaker(redis, breaker, {
+      refuses: false,
+      degraded: (operation, failure) =>
+        log.warn("storage.degraded", { driver: redis.name, operation, failure }),
+      recovered: (downMs) => log.info("storage.recovered", { driver: redis.name, downMs }),
+    });
+  const storage = watched ?? embeddedStorage(env);
+  return {
+    storage,
+    elseAsk,
+    records: watched === null ? storage : createRecordStorage(watched, elseAsk, env.STORAGE_OBJECTS),
+    ownMemories: config.useRedisSessions ? null : createMemoryStorage({ now }),
+    live: createLiveClient(env.LIVE_CONVERSATIONS),
+    channels: channelsOf(config),
+  };
 }
 
-/** The storage that the Durable Objects stand by for; null where there is none. */
-export function primaryOf({ storage }: Config): Storage | null {
+/** Redis; null where the objects are themselves the storage. */
+export function redisOf({ storage }: Config): Storage | null {
   return storage.kind === "upstash" ? createUpstashStorage(storage) : null;
 }
 
+/**
+ * What the objects have while the configuration is wrong. The doors are closed then, but alarms ring: what is kept
+ * stays kept, and what is over goes all the same.
+ */
+export const OUT_OF_REACH: Storage = {
+  name: "none",
+  get: outOfReach("get"),
+  getMany: outOfReach("getMany"),
+  getAndTouch: outOfReach("getAndTouch"),
+  ttl: outOfReach("ttl"),
+  range: outOfReach("range"),
+  listIndex: outOfReach("listIndex"),
+  update: outOfReach("update"),
+  commit: outOfReach("commit"),
+  ping: outOfReach("ping"),
+};
+
+function outOfReach(operation: string): () => Promise<never> {
+  return () => Promise.reject(new StorageError("none", operation, "server_error"));
+}
+
+export function embeddedStorage({ STORAGE_OBJECTS: namespace }: Bindings): Storage {
+  return createDurableObjectStorage({ namespace, partitionOf, now });
+}
+
 /** In the order of their precedence. */
-function channelsOf({ elevenLabs, pushAllowedHosts: allowedHosts }: Config): Channel[] {
+export function channelsOf({ elevenLabs, pushAllowedHosts: allowedHosts }: Config): Channel[] {
+  const { apiKey, monitor } = elevenLabs;
   return [
-    ...(elevenLabs.monitor ? [createMonitorChannel({ apiKey: elevenLabs.apiKey, allowedHosts })] : []),
+    ...(monitor === "off"
+      ? []
+      : [createMonitorChannel({ apiKey, allowedHosts, takesAll: monitor === "all" })]),
     createSocketChannel(allowedHosts),
   ];
 }
@@ -92,19 +130,39 @@ export function coreFor(
   log: Logger,
   waitUntil: (work: Promise<unknown>) => void,
 ): Core {
-  const { storageFor, ...ofIsolate } = partsOf(config, env);
-  const storage = withTimeBudget(storageFor({ log, afterResponse: waitUntil }), now);
-  return createCore({
-    ...ofIsolate,
+  const { storage, elseAsk, records, ownMemories, live, channels } = partsOf(config, env);
+  const { conversationTtlSeconds, stateTtlSeconds } = config;
+  const memories = createAssistantSessions({ storage: ownMemories ?? records, log });
+  return {
     storage,
-    conversationTtlSeconds: config.conversationTtlSeconds,
-    stateTtlSeconds: config.stateTtlSeconds,
+    elseAsk,
+    sessions: createSessionStore(storage, log),
+    conversations: createConversationStore({ storage, log, now, ttlSeconds: conversationTtlSeconds }),
+    states: createStateStore({ storage: records, log, now, ttlSeconds: stateTtlSeconds }),
+    memories:
+      ownMemories !== null
+        ? memories
+        : {
+            ...memories,
+            // Where the memory is, so that however many change it at once, nobody has to try again.
+            async updateSession(conversationId, changes) {
+              const { STORAGE_OBJECTS: namespace } = env;
+              const text = await callObject("update", UPDATE_MS, () =>
+                namespace
+                  .get(namespace.idFromName(keys.memory(conversationId)))
+                  .updateMemory(conversationId, stringifyJson(changes)),
+              );
+              return text === null ? null : (parseExactly(text) as never);
+            },
+          },
+    live,
+    channels,
     log,
     now,
     wait,
-    afterResponse(work) {
-      storage.renew();
-      waitUntil(work());
-    },
-  });
+    afterResponse: waitUntil,
+  };
 }
+
+/** How long the update of a memory may take, those before it included, in ms. */
+const UPDATE_MS = 3_000;

@@ -3,10 +3,11 @@ import type { Context } from "hono";
 import type { Config, Environment } from "../lib/config.ts";
 import type { Core } from "../lib/core.ts";
 import type { Logger } from "../lib/log.ts";
-import type { StorageObject } from "../lib/storage/storage-object.ts";
+import type { LiveConversation, StorageObject } from "./index.ts";
 
 export type Bindings = Environment & {
-  STORAGE_OBJECTS?: DurableObjectNamespace<StorageObject>;
+  LIVE_CONVERSATIONS: DurableObjectNamespace<LiveConversation>;
+  STORAGE_OBJECTS: DurableObjectNamespace<StorageObject>;
   /** Requests of one client, by address. Absent where the platform has no such limiter. */
   CLIENT_RATE_LIMIT?: RateLimit;
   /** Requests that name one conversation. */

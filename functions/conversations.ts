@@ -1,8 +1,9 @@
 /** Conversations: `…/new`, `…/list`, `…/:id`, `…/:id/message` and `…/:id/token`. */
 import { Hono } from "hono/tiny";
+import { issueConversationToken } from "../lib/auth/conversation-token.ts";
 import { newConversationSchema, parseListLimit, parseNewMessage } from "../lib/conversation-store.ts";
-import { issueConversationToken } from "../lib/conversation-token.ts";
-import { validate } from "../lib/json.ts";
+import { appendMessage, createConversation } from "../lib/conversations.ts";
+import { stringifyJson, validate } from "../lib/json.ts";
 import { conversationIdOf } from "../lib/keys.ts";
 import { requireApiToken, requireConfigured, requireConversationAccess } from "./auth.ts";
 import { readJsonObject } from "./body.ts";
@@ -16,7 +17,7 @@ export const conversations = new Hono<AppEnv>()
     const { conversations } = c.var.core;
     const conversation = conversations.fresh(crypto.randomUUID(), fields);
     const { conversationId } = conversation;
-    await conversations.create(conversation);
+    await createConversation(conversation, c.var.core);
     return c.json(
       { success: true, conversationId, conversation, ...(await tokenFor(c, conversationId)) },
       201,
@@ -24,7 +25,7 @@ export const conversations = new Hono<AppEnv>()
   })
 
   .get("/list", requireApiToken, async (c) => {
-    const limit = parseListLimit(c.req.query("limit"));
+    const limit = parseListLimit(c.req.query("limit"), 20);
     return c.json(await c.var.core.conversations.list(limit, c.req.query("cursor")));
   })
 
@@ -37,28 +38,28 @@ export const conversations = new Hono<AppEnv>()
 
   .get("/:id", requireConversationAccess, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
+    const limit = parseListLimit(c.req.query("limit"), 50);
     const { conversations } = c.var.core;
-    const [conversation, messages] = await Promise.all([
+    const [conversation, page] = await Promise.all([
       conversations.get(conversationId),
-      conversations.messages(conversationId),
+      conversations.page(conversationId, limit, c.req.query("before")),
     ]);
     if (conversation === null) {
       throw new ProblemError("conversation_not_found", "There is no conversation of this id.");
     }
-    return c.json({ ...conversation, messages });
+    return c.body(stringifyJson({ ...conversation, ...page }), 200, { "content-type": "application/json" });
   })
 
   .post("/:id/message", requireConversationAccess, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
-    const { conversations, now } = c.var.core;
-    const message = parseNewMessage(await readJsonObject(c), crypto.randomUUID(), now());
-    await conversations.append(conversationId, message);
+    const message = parseNewMessage(await readJsonObject(c), c.var.core.now());
+    await appendMessage(conversationId, message, c.var.core);
     return c.json({ success: true, message }, 201);
   })
 
   .delete("/:id", requireApiToken, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
-    const deleted = await c.var.core.conversations.delete(conversationId);
+    const deleted = await c.var.core.live.forget(conversationId);
     return c.json({ success: true, deleted });
   });
 

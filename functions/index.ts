@@ -1,16 +1,50 @@
-/** The Worker: the fetch handler and the Durable Object it stores in. */
-import { StorageObject as StoragePartition } from "../lib/storage/storage-object.ts";
+/** The Worker: the fetch handler and the Durable Objects. */
+import { type AssistantSessions, createAssistantSessions } from "../lib/assistant-session.ts";
+import { type JsonObject, parseExactly, stringifyJson } from "../lib/json.ts";
+import { LiveConversation as Live, type LiveConversationParts } from "../lib/live/live-conversation.ts";
+import { createLogger } from "../lib/log.ts";
+import type { Answer } from "../lib/rpc.ts";
+import { RecordObject, type RecordObjectParts } from "../lib/storage/record-object.ts";
 import { app } from "./app.ts";
-import { configOf, primaryOf } from "./compose.ts";
+import { channelsOf, configOf, embeddedStorage, OUT_OF_REACH, redisOf } from "./compose.ts";
 import type { Bindings } from "./context.ts";
 
-/** One partition, which knows what it stands by for. */
-export class StorageObject extends StoragePartition<Bindings> {
-  protected override readonly primary = this.#primary();
+/** The one place where a conversation's results are said. */
+export class LiveConversation extends Live<Bindings> {
+  protected override partsOf(env: Bindings): LiveConversationParts {
+    const parsed = configOf(env);
+    if (!parsed.ok) {
+      return { storage: OUT_OF_REACH, channels: [], conversationTtlSeconds: null, featureEnabled: false };
+    }
+    const { config } = parsed;
+    return {
+      storage: redisOf(config) ?? embeddedStorage(env),
+      channels: channelsOf(config),
+      conversationTtlSeconds: config.conversationTtlSeconds,
+      featureEnabled: config.featureEnabled,
+    };
+  }
+}
 
-  #primary() {
-    const parsed = configOf(this.env);
-    return parsed.ok ? primaryOf(parsed.config) : null;
+/** The one place where a record of state or memory is written; without a Redis, the storage itself. */
+export class StorageObject extends RecordObject<Bindings> {
+  readonly #memories: AssistantSessions = createAssistantSessions({
+    storage: this.storage,
+    log: createLogger({ now: () => Date.now() }),
+  });
+
+  protected override partsOf(env: Bindings): RecordObjectParts {
+    const parsed = configOf(env);
+    if (!parsed.ok) return { redis: OUT_OF_REACH, keepsCopies: true };
+    return { redis: redisOf(parsed.config), keepsCopies: parsed.config.outageCopies };
+  }
+
+  /** Changes fields of the assistant's memory, given as JSON. Returns the new memory as JSON, null where there is none. */
+  updateMemory(conversationId: string, changes: string): Promise<Answer<string | null>> {
+    return this.changing(async () => {
+      const memory = await this.#memories.updateSession(conversationId, parseExactly(changes) as JsonObject);
+      return memory === null ? null : stringifyJson(memory);
+    });
   }
 }
 

@@ -1,9 +1,15 @@
 /** `…/:id/session`: a browser says that it is live, asks whether it is, and says goodbye. */
 import { Hono } from "hono/tiny";
+import { findSession } from "../lib/conversations.ts";
 import { conversationIdOf } from "../lib/keys.ts";
 import { chooseChannel } from "../lib/push/channel.ts";
 import { registerSession } from "../lib/registration.ts";
-import { parseRegistration, SESSION_TTL_SECONDS, sessionDeadline } from "../lib/session-store.ts";
+import {
+  parseRegistration,
+  parseRenewal,
+  SESSION_TTL_SECONDS,
+  sessionDeadline,
+} from "../lib/session-store.ts";
 import { requireConversationAccess } from "./auth.ts";
 import { readJsonObject } from "./body.ts";
 import type { AppEnv } from "./context.ts";
@@ -14,9 +20,16 @@ export const sessions = new Hono<AppEnv>()
   .post("/:id/session", limitClient, requireConversationAccess, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     await limitConversation(c, "session", conversationId);
-    const registration = parseRegistration(await readJsonObject(c));
     const { core, config } = c.var;
-    const session = await registerSession(conversationId, registration, config.pushAllowedHosts, core);
+    const body = await readJsonObject(c);
+    const renewal = parseRenewal(body);
+    const session =
+      renewal === null
+        ? await registerSession(conversationId, parseRegistration(body), config.pushAllowedHosts, core)
+        : await core.live.renew(conversationId, renewal.registrationId, renewal.agentSessionId);
+    if (session === null) {
+      throw new ProblemError("session_replaced", "This registration is not, or no longer, the current one.");
+    }
     return c.json({
       success: true,
       message: "Session registered",
@@ -30,7 +43,7 @@ export const sessions = new Hono<AppEnv>()
   .get("/:id/session", requireConversationAccess, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const { sessions, channels, now } = c.var.core;
-    const session = await sessions.get(conversationId);
+    const session = await findSession(conversationId, c.var.core);
     const secondsLeft = session === null ? 0 : await sessions.secondsLeft(session, now());
     if (session === null || secondsLeft === 0) {
       throw new ProblemError("session_not_found", "The conversation has no live session.");
@@ -38,18 +51,20 @@ export const sessions = new Hono<AppEnv>()
     return c.json({
       active: true,
       conversationId,
+      registrationId: session.registrationId,
       createdAt: session.createdAt,
       expiresAt: new Date(sessionDeadline(session) ?? now() + secondsLeft * 1000).toISOString(),
       ttl: secondsLeft,
       ...(session.transport === undefined ? {} : { transport: session.transport }),
+      ...(session.agentSessionId === undefined ? {} : { agentSessionId: session.agentSessionId }),
       channel: chooseChannel(channels, session)?.name ?? null,
     });
   })
 
   .delete("/:id/session", requireConversationAccess, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
-    const { sessions, log } = c.var.core;
-    const deleted = await sessions.delete(conversationId, c.req.query("registrationId"));
+    const { live, log } = c.var.core;
+    const deleted = await live.ended(conversationId, c.req.query("registrationId"));
     if (deleted) log.info("session.ended", { conversationId });
     return c.json({ success: true, deleted });
   });

@@ -8,11 +8,19 @@
  * than everything says that the rest is not known, so it gets the neutral value of its field.
  */
 import * as v from "valibot";
-import { type JsonObject, parseExactly, requireShallow, stringifyJson, validate } from "./json.ts";
+import {
+  isJsonObject,
+  type JsonObject,
+  jsonNumber,
+  parseExactly,
+  requireShallow,
+  stringifyJson,
+  validate,
+} from "./json.ts";
 import { conversationIdOf, keys } from "./keys.ts";
 import type { Logger } from "./log.ts";
-import type { Storage } from "./storage/storage.ts";
-import { type Contention, createTtlStore } from "./ttl-store.ts";
+import type { TextStorage } from "./storage/storage.ts";
+import { createTtlStore } from "./ttl-store.ts";
 
 export const MEMORY_TTL_SECONDS = 1800;
 /** Of the stored text, in UTF-8. As much as a request may bring. */
@@ -22,6 +30,7 @@ const DOMAINS = ["shopping", "hotel", "restaurants", "flights", "location", "gen
 const PRICE = "must be null or a number of at least 0, of no more digits than a double carries";
 
 const text = v.string("must be text");
+const anyObject = v.custom<Record<string, unknown>>(isJsonObject, "must be a JSON object");
 const textOrNull = v.nullable(v.string("must be text or null"));
 
 export const sessionStateSchema = v.object({
@@ -29,14 +38,14 @@ export const sessionStateSchema = v.object({
   brand: v.optional(textOrNull, null),
   category: v.optional(textOrNull, null),
   /** In whatever currency the assistant speaks of. */
-  price: v.optional(v.nullable(v.pipe(v.number(PRICE), v.finite(PRICE), v.minValue(0, PRICE))), null),
+  price: v.optional(v.nullable(v.pipe(jsonNumber(PRICE), v.minValue(0, PRICE))), null),
   city: v.optional(textOrNull, null),
   gender: v.optional(v.nullable(v.picklist(["men", "women"], "must be men, women or null")), null),
-  /** Whether the user has named something in particular. */
-  intentSpecific: v.optional(v.boolean("must be true or false"), false),
+  /** What the user's intent is about, in fields of its own kind. */
+  intentSpecific: v.optional(anyObject, () => ({})),
   lastQuery: v.optional(text, ""),
   lastAnswer: v.optional(text, ""),
-  lastImageUrl: v.optional(text),
+  lastImageUrl: v.optional(textOrNull),
 });
 export type SessionState = v.InferOutput<typeof sessionStateSchema>;
 /** What `saveSession` takes: every field but `domain` may be left out. */
@@ -66,18 +75,9 @@ export interface AssistantSessions {
   refreshSessionTTL(conversationId: string): Promise<number | null>;
 }
 
-export type AssistantSessionsOptions = {
-  storage: Storage;
-  log: Logger;
-  /** Hand the turns of one isolate to all that use the same storage there. */
-  contention: Contention;
-};
+export type AssistantSessionsOptions = { storage: TextStorage; log: Logger };
 
-export function createAssistantSessions({
-  storage,
-  log,
-  contention,
-}: AssistantSessionsOptions): AssistantSessions {
+export function createAssistantSessions({ storage, log }: AssistantSessionsOptions): AssistantSessions {
   const records = createTtlStore<SessionState>({
     storage,
     log,
@@ -85,9 +85,9 @@ export function createAssistantSessions({
     schema: sessionStateSchema,
     ttlSeconds: MEMORY_TTL_SECONDS,
     policy: "sliding",
+    upgrade: upgradeMemory,
     codec: { parse: parseExactly, stringify: stringifyJson },
     maxBytes: MAX_MEMORY_BYTES,
-    contention,
   });
 
   return {
@@ -109,6 +109,12 @@ export function createAssistantSessions({
 
     refreshSessionTTL: (conversationId) => records.touch(conversationId),
   };
+}
+
+/** The first version knew of an intent only whether it was specific. */
+function upgradeMemory(value: unknown): unknown {
+  if (!isJsonObject(value) || typeof value.intentSpecific !== "boolean") return value;
+  return { ...value, intentSpecific: {} };
 }
 
 /** The state with every field, unknown ones included. Throws InvalidRequestError. */

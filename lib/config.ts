@@ -3,13 +3,13 @@
  * in one list that names the variables and shows no value.
  */
 import * as v from "valibot";
+import { parseSecretList } from "./auth/secrets.ts";
+import { isMalformedWebhookSecret } from "./auth/webhook-signature.ts";
 import { MAX_STATE_TTL_SECONDS, STATE_TTL_SECONDS } from "./conversation-state.ts";
 import type { Issue } from "./errors.ts";
 import { describeIssues } from "./json.ts";
 import { type AllowedHosts, ELEVENLABS_HOSTS, parseAllowedHosts } from "./push/push-target.ts";
-import { parseSecretList } from "./secrets.ts";
 import type { TtlSeconds } from "./storage/storage.ts";
-import { isMalformedWebhookSecret } from "./webhook-signature.ts";
 
 const DAY_SECONDS = 24 * 3600;
 
@@ -70,6 +70,13 @@ const hostList = v.pipe(
   }),
 );
 
+/** What the monitor channel is used for: nothing, what is silent anyway, or everything. */
+export type MonitorUse = "off" | "silent" | "all";
+const MONITOR_OF = { "": "off", false: "off", true: "silent", all: "all" } as const satisfies Record<
+  string,
+  MonitorUse
+>;
+
 const environmentSchema = v.object({
   STORAGE: v.pipe(
     text,
@@ -89,6 +96,7 @@ const environmentSchema = v.object({
   CONVERSATION_TTL_SECONDS: wholeSeconds(30 * DAY_SECONDS, 0, 10 * 365 * DAY_SECONDS),
   REDIS_CONVERSATION_TTL: wholeSeconds(STATE_TTL_SECONDS, 1, MAX_STATE_TTL_SECONDS),
   USE_REDIS_SESSIONS: flag(true),
+  OUTAGE_COPIES: flag(true),
   REQUIRE_AUTH: flag(true),
   API_TOKEN: secretList,
   SESSION_TOKEN_SECRET: secretList,
@@ -97,7 +105,11 @@ const environmentSchema = v.object({
   PUSH_ALLOWED_HOSTS: hostList,
   ELEVENLABS_API_KEY: text,
   ELEVENLABS_AGENT_ID: text,
-  ELEVENLABS_MONITOR: flag(false),
+  ELEVENLABS_MONITOR: v.pipe(
+    text,
+    v.picklist(["", "false", "true", "all"], 'must be "true", "false" or "all"'),
+    v.transform((value) => MONITOR_OF[value]),
+  ),
 });
 
 /** The variables this product reads, by name. */
@@ -121,7 +133,9 @@ export type Config = {
   webhookSecrets: readonly string[];
   allowedOrigins: readonly string[];
   pushAllowedHosts: AllowedHosts;
-  elevenLabs: { apiKey: string; agentId: string; monitor: boolean };
+  /** Whether the objects keep copies of state and memory, to be read while Redis is down. */
+  outageCopies: boolean;
+  elevenLabs: { apiKey: string; agentId: string; monitor: MonitorUse };
 };
 
 /** What opens `/config`, read by itself so that it can say what is wrong with the rest. */
@@ -173,7 +187,7 @@ export function parseConfig(environment: Environment): ParsedConfig {
   const problems: Issue[] = [];
   const storage =
     env.STORAGE === "embedded" ? ({ kind: "embedded" } as const) : upstashStorage(env, problems);
-  if (env.ELEVENLABS_MONITOR && env.ELEVENLABS_API_KEY === "") {
+  if (env.ELEVENLABS_MONITOR !== "off" && env.ELEVENLABS_API_KEY === "") {
     problems.push({ path: "ELEVENLABS_API_KEY", message: "is required for ELEVENLABS_MONITOR" });
   }
   if (problems.length > 0 || storage === null) return { ok: false, problems };
@@ -185,6 +199,7 @@ export function parseConfig(environment: Environment): ParsedConfig {
       conversationTtlSeconds: env.CONVERSATION_TTL_SECONDS === 0 ? null : env.CONVERSATION_TTL_SECONDS,
       stateTtlSeconds: env.REDIS_CONVERSATION_TTL,
       useRedisSessions: env.USE_REDIS_SESSIONS,
+      outageCopies: env.OUTAGE_COPIES,
       requireAuth: env.REQUIRE_AUTH,
       apiTokens: env.API_TOKEN,
       sessionTokenSecrets: env.SESSION_TOKEN_SECRET,

@@ -2,8 +2,7 @@
  * The orchestrator's state of a conversation: one JSON object under `conv:{id}`, which lives an hour from the
  * last write. What is in it is the orchestrator's business; it comes back as it was written, Dates included.
  *
- * Not to be confused with `conversation-store.ts`, which holds the conversations themselves, their messages
- * and their backlog. `getConversationStore` is the store of this isolate by the name that orchestrators know;
+ * Not to be confused with `conversation-store.ts`, which holds the conversations themselves and their messages. `getConversationStore` is the store of this isolate by the name that orchestrators know;
  * `createStateStore` makes one of your own, with another prefix or another time to live.
  *
  * How a Date is stored, and why no data can be taken for one, stands in `dated-json.ts`: in the record it is
@@ -13,9 +12,9 @@ import * as v from "valibot";
 import { type DatedObject, parseDated, stringifyDated } from "./dated-json.ts";
 import { AppError, InvalidRequestError, StorageError } from "./errors.ts";
 import { isJsonObject, requireShallow } from "./json.ts";
-import { conversationIdOf, isConversationId, keys, statePrefixOf } from "./keys.ts";
+import { conversationIdOf, keys, statePrefixOf } from "./keys.ts";
 import type { Logger } from "./log.ts";
-import type { Storage } from "./storage/storage.ts";
+import type { TextStorage } from "./storage/storage.ts";
 import { createTtlStore } from "./ttl-store.ts";
 
 export const STATE_TTL_SECONDS = 3600;
@@ -28,7 +27,7 @@ const stateSchema = v.custom<DatedObject>(isPlainObject, "must be a JSON object"
 export type ConversationState = v.InferOutput<typeof stateSchema>;
 
 export type StateStoreOptions = {
-  storage: Storage;
+  storage: TextStorage;
   log: Logger;
   /** The clock, in ms since the epoch. */
   now: () => number;
@@ -71,15 +70,10 @@ export interface StateStore {
    * plain object or nested deeper than 100 levels, RecordTooLargeError above 64 KiB.
    */
   set(conversationId: string, state: ConversationState): Promise<void>;
-  has(conversationId: string): Promise<boolean>;
   /** Returns whether there was one. */
   delete(conversationId: string): Promise<boolean>;
   /** Restarts the time to live and returns it in seconds; null where there is no state. */
   refreshTTL(conversationId: string): Promise<number | null>;
-  /** The conversation ids under this store's prefix, in no order. Those written meanwhile may be missing. */
-  keys(): Promise<string[]>;
-  /** Deletes every state under this store's prefix, page by page. Returns how many. */
-  clear(): Promise<number>;
   /** Never rejects because of the storage: that it does not answer is the answer. */
   getHealth(): Promise<StateStoreHealth>;
   /** Ends the use of this store; the storage stays as it is. */
@@ -109,16 +103,6 @@ export function createStateStore(options: StateStoreOptions): StateStore {
     if (isClosed) throw new StoreClosedError();
   }
 
-  /** Keys page by page; a key under the prefix that no id of ours makes is somebody else's. */
-  async function* pages(): AsyncGenerator<string[]> {
-    let cursor: string | undefined;
-    do {
-      const page = await storage.scan(prefix, cursor);
-      yield page.keys.map((key) => key.slice(prefix.length)).filter(isConversationId);
-      cursor = page.cursor;
-    } while (cursor !== undefined);
-  }
-
   return {
     async initialize() {
       requireOpen();
@@ -137,11 +121,6 @@ export function createStateStore(options: StateStoreOptions): StateStore {
       await records.set(conversationId, state);
     },
 
-    async has(conversationId) {
-      requireOpen();
-      return records.has(conversationId);
-    },
-
     async delete(conversationId) {
       requireOpen();
       return records.delete(conversationId);
@@ -150,25 +129,6 @@ export function createStateStore(options: StateStoreOptions): StateStore {
     async refreshTTL(conversationId) {
       requireOpen();
       return records.touch(conversationId);
-    },
-
-    async keys() {
-      requireOpen();
-      const ids = new Set<string>();
-      for await (const page of pages()) for (const id of page) ids.add(id);
-      return [...ids];
-    },
-
-    async clear() {
-      requireOpen();
-      let deleted = 0;
-      for await (const ids of pages()) {
-        const results = await storage.commit(
-          ids.map((id) => ({ type: "delete", key: keys.state(id, prefix) }) as const),
-        );
-        deleted += results.filter(Boolean).length;
-      }
-      return deleted;
     },
 
     async getHealth() {

@@ -1,13 +1,17 @@
 /**
- * The conversations: what outlives a session. A conversation has a record, a history of messages, a backlog
- * of results that found no live session, and a place in the index of conversations by last activity. All of
- * it lives `CONVERSATION_TTL_SECONDS` from the last activity.
+ * The conversations: what outlives a session. A conversation has a record, a history of messages and a place in
+ * the index of conversations by last activity. All of it lives `CONVERSATION_TTL_SECONDS` from the last activity.
  *
- * Writes that belong together are handed out as data (`activityWrites`, `messageWrite`, …), so that a
- * registration or a settled callback is one commit.
+ * A deleted conversation leaves a tombstone in the place of its record for 48 hours: it reads as absent, and
+ * refuses to be written to.
+ *
+ * Writes that belong together are handed out as data (`messageWrite`, `createWrite`, …), so that the
+ * conversation's object can send them in one round trip.
  */
 import * as v from "valibot";
+import { ConversationDeletedError, InvalidRequestError, RecordTooLargeError } from "./errors.ts";
 import {
+  byteLength,
   isJsonObject,
   isoTimestamp,
   type JsonObject,
@@ -19,24 +23,28 @@ import {
 } from "./json.ts";
 import { isRequestId, keys } from "./keys.ts";
 import type { Logger } from "./log.ts";
+import { type Result, resultText } from "./result.ts";
 import type {
   AppendWrite,
   CreateWrite,
   IndexWrite,
   PruneWrite,
-  RemoveWrite,
-  SetWrite,
+  ReadInCommit,
   Storage,
   TouchWrite,
   TtlSeconds,
+  Write,
 } from "./storage/storage.ts";
 import { createTtlStore } from "./ttl-store.ts";
 
 export const MAX_MESSAGES = 1_000;
-export const MAX_BACKLOG = 200;
+/** Of one message as it is stored, in UTF-8. */
+export const MAX_MESSAGE_BYTES = 64 * 1024;
 export const MAX_LIST_LIMIT = 100;
-/** Messages read in one go. The largest are about 200 kB each, and Upstash puts at most 10 MB into an answer. */
-const MESSAGES_PER_READ = 40;
+/** Of the messages of one page, as they are answered. */
+const MAX_PAGE_BYTES = 1024 * 1024;
+/** Longer than any sender keeps retrying: Svix, the most patient, gives up after 27.6 h. */
+export const TOMBSTONE_SECONDS = 48 * 3600;
 
 export const conversationRecordSchema = v.object({
   version: v.optional(v.number(), 1),
@@ -44,7 +52,8 @@ export const conversationRecordSchema = v.object({
   agentId: v.optional(v.string()),
   metadata: v.optional(jsonObject),
   createdAt: v.string(),
-  lastSessionAt: v.optional(v.string()),
+  /** Of a tombstone. */
+  deletedAt: v.optional(isoTimestamp),
 });
 export type ConversationRecord = v.InferOutput<typeof conversationRecordSchema>;
 
@@ -55,24 +64,72 @@ export const newConversationSchema = v.object({
   metadata: v.optional(jsonObject),
 });
 
-const messageContent = {
+const messageFields = {
   role: v.picklist(["user", "assistant", "agent", "system", "tool"]),
-  content: v.string(),
   source: v.optional(shortText, "api"),
   toolName: v.optional(shortText),
   toolArgs: v.optional(jsonValue),
   toolOutput: v.optional(jsonValue),
   status: v.optional(shortText),
 };
-const newMessageSchema = v.object({ ...messageContent, timestamp: v.optional(isoTimestamp) });
-const messageSchema = v.object({ ...messageContent, id: v.string(), timestamp: v.string() });
-export type Message = v.InferOutput<typeof messageSchema>;
+const newMessageSchema = v.object({
+  /** Makes a repeated request harmless. */
+  id: v.optional(
+    v.pipe(
+      v.string(),
+      v.check(isRequestId, "must be 1 to 128 letters, digits, dots, dashes, underscores or colons"),
+      v.check((id) => !id.startsWith(RESULT_ID), `must not begin with callback:`),
+    ),
+  ),
+  ...messageFields,
+  content: v.string(),
+  timestamp: v.optional(isoTimestamp),
+});
+/** Where `content` is left out it is the text of `toolOutput`, which is not stored twice. */
+const storedMessageSchema = v.object({
+  ...messageFields,
+  id: v.string(),
+  content: v.optional(v.string()),
+  timestamp: v.string(),
+});
+type StoredMessage = v.InferOutput<typeof storedMessageSchema>;
+export type Message = StoredMessage & { content: string };
+
+/** The ids of results in the history, so that none of a person's own can be taken for one. */
+const RESULT_ID = "callback:";
 
 /** Reads a message from a request body; `now` (ms) stands in for an absent timestamp. Throws InvalidRequestError. */
-export function parseNewMessage(body: JsonObject, id: string, now: number): Message {
-  const message = validate(newMessageSchema, body);
-  return { id, ...message, timestamp: message.timestamp ?? new Date(now).toISOString() };
+export function parseNewMessage(body: JsonObject, now: number): Message {
+  const { id = crypto.randomUUID(), timestamp, ...message } = validate(newMessageSchema, body);
+  return { id, ...message, timestamp: timestamp ?? new Date(now).toISOString() };
 }
+
+/** A result as it stands in the history, whole and once: what is not a text is stored as it came. `receivedAt` in ms. */
+export function messageOfResult(result: Result, receivedAt: number): StoredMessage {
+  const { requestId, success, output, error, toolName } = result;
+  const told = success ? output : (error ?? output);
+  const toolOutput = [output, told].find((part) => part !== undefined && typeof part !== "string");
+  return {
+    id: RESULT_ID + requestId,
+    role: "tool",
+    ...(toolOutput !== undefined && toolOutput === told ? {} : { content: resultText(result) }),
+    source: "callback",
+    timestamp: new Date(receivedAt).toISOString(),
+    ...(toolName === undefined ? {} : { toolName }),
+    ...(toolOutput === undefined ? {} : { toolOutput }),
+    status: success ? "completed" : "failed",
+  };
+}
+
+/** The text of a message as it is stored. Throws RecordTooLargeError. */
+export function messageText(message: StoredMessage): string {
+  const text = stringifyJson(message);
+  if (byteLength(text) > MAX_MESSAGE_BYTES) throw new RecordTooLargeError(MAX_MESSAGE_BYTES);
+  return text;
+}
+
+/** The newest messages before a cursor, oldest first; `nextBefore` where there are older ones. */
+export type MessagePage = { messages: Message[]; nextBefore?: string };
 
 export type ConversationPage = { conversations: ConversationRecord[]; nextCursor?: string };
 
@@ -97,32 +154,32 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
     policy: "on-write",
   });
 
-  function indexWrite(conversationId: string): IndexWrite {
-    return { type: "index", key: keys.conversations, member: conversationId, score: now() };
-  }
-
-  function parseMessage(conversationId: string, text: string): Message[] {
+  /** A stored message, and how many bytes it has as it is answered. */
+  function readMessage(conversationId: string, text: string): { message: Message; bytes: number } | null {
     let value: unknown;
     try {
       value = parseExactly(text);
     } catch {
       value = undefined;
     }
-    const result = v.safeParse(messageSchema, value);
-    if (result.success && isJsonObject(value)) return [{ ...value, ...result.output }];
-    log.error("record.unreadable", {
-      key: keys.messages(conversationId),
-      reasons: ["a message has another shape"],
-    });
-    return [];
+    const result = v.safeParse(storedMessageSchema, value);
+    if (!result.success || !isJsonObject(value)) {
+      const reasons = ["a message has another shape"];
+      log.error("record.unreadable", { key: keys.messages(conversationId), reasons });
+      return null;
+    }
+    const { content: stored, ...message } = result.output;
+    const content = stored ?? resultText({ success: true, output: message.toolOutput });
+    const bytes = byteLength(text) + (stored === undefined ? byteLength(content) : 0);
+    return { message: { ...value, ...message, content }, bytes };
   }
 
   const store = {
-    get: (conversationId: string): Promise<ConversationRecord | null> => records.get(conversationId),
-
-    /** Reads a stored conversation text; null where it cannot be read. */
-    parse: (conversationId: string, text: string): ConversationRecord | null =>
-      records.parse(conversationId, text),
+    /** The conversation, or null: also where it was deleted. */
+    async get(conversationId: string): Promise<ConversationRecord | null> {
+      const record = await records.get(conversationId);
+      return record?.deletedAt === undefined ? record : null;
+    },
 
     /** A record as it is when nothing is known but the id. */
     fresh(conversationId: string, fields: Partial<ConversationRecord> = {}): ConversationRecord {
@@ -132,38 +189,66 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
     /** Stores a new conversation under an id that nobody has used. */
     async create(record: ConversationRecord): Promise<void> {
       await storage.commit([
-        records.createWrite(record.conversationId, record),
-        indexWrite(record.conversationId),
+        store.createWrite(record),
+        store.indexWrite(record.conversationId),
         ...store.pruneWrites(),
       ]);
     },
 
-    /** The whole history, oldest first. A message that a repeated write left twice is given once. */
-    async messages(conversationId: string): Promise<Message[]> {
-      const byId = new Map<string, Message>();
-      for (let start = 0; start < MAX_MESSAGES; start += MESSAGES_PER_READ) {
+    /**
+     * A page of the history, oldest first, of at most `limit` messages and 1 MiB (but always one message). A
+     * message that a repeated write left twice is given once. Throws InvalidRequestError for a cursor that is none.
+     */
+    async page(conversationId: string, limit: number, before?: string): Promise<MessagePage> {
+      const cursor = before === undefined ? null : decodeMessageCursor(before);
+      const newestFirst: { message: Message; fromEnd: number }[] = [];
+      let isBelow = cursor === null;
+      let bytes = 0;
+      // A cursor says how far from the end its message was; what was appended since has pushed it further.
+      for (let skipped = cursor?.fromEnd ?? 0; ; skipped += limit + 1) {
         const texts = await storage.range(
           keys.messages(conversationId),
-          start,
-          start + MESSAGES_PER_READ - 1,
+          -(skipped + limit + 1),
+          -(skipped + 1),
         );
-        for (const text of texts) {
-          for (const message of parseMessage(conversationId, text)) {
-            if (!byId.has(message.id)) byId.set(message.id, message);
+        for (const [i, text] of texts.toReversed().entries()) {
+          const read = readMessage(conversationId, text);
+          if (read === null) continue;
+          const { message } = read;
+          if (message.id === cursor?.id) isBelow = true;
+          if (!isBelow || message.id === cursor?.id) continue;
+          const last = newestFirst.at(-1);
+          if (last !== undefined && (newestFirst.length === limit || bytes + read.bytes > MAX_PAGE_BYTES)) {
+            return {
+              messages: once(newestFirst),
+              nextBefore: encodeMessageCursor(last.message.id, last.fromEnd),
+            };
           }
+          bytes += read.bytes;
+          newestFirst.push({ message, fromEnd: skipped + i });
         }
-        if (texts.length < MESSAGES_PER_READ) break;
+        if (texts.length <= limit) return { messages: once(newestFirst) };
       }
-      return [...byId.values()];
     },
 
-    /** Adds a message to a conversation, creating the conversation where it is the first sign of it. */
-    async append(conversationId: string, message: Message): Promise<void> {
+    /**
+     * Adds a message to a conversation, creating the conversation where it is the first sign of it. One round
+     * trip. Throws ConversationDeletedError, RecordTooLargeError.
+     */
+    async append(conversationId: string, message: StoredMessage): Promise<void> {
       const results = await storage.commit([
-        store.messageWrite(conversationId, message),
-        ...store.activityWrites(conversationId),
+        store.createWrite(store.fresh(conversationId)),
+        { type: "get", key: keys.conversation(conversationId), ttlSeconds },
+        store.messageWrite(conversationId, messageText(message)),
+        store.indexWrite(conversationId),
       ]);
-      store.reportDropped(conversationId, "messages.dropped", results[0]);
+      const [, standing, dropped] = results;
+      const record = standing === null ? null : records.parse(conversationId, standing);
+      if (record?.deletedAt !== undefined) {
+        await storage.commit(store.takeBackWrites(conversationId, record.deletedAt));
+        throw new ConversationDeletedError();
+      }
+      store.reportDropped(conversationId, dropped);
     },
 
     /** Conversations with the newest activity first. Throws InvalidCursorError. */
@@ -177,34 +262,46 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
       const texts = await storage.getMany(ids.map(keys.conversation));
       const conversations = texts.flatMap((text, i) => {
         const record = text === null ? null : records.parse(ids[i] ?? "", text);
-        return record === null ? [] : [record];
+        return record === null || record.deletedAt !== undefined ? [] : [record];
       });
       return { conversations, ...(page.nextCursor === undefined ? {} : { nextCursor: page.nextCursor }) };
     },
 
-    /** Removes the conversation, its messages, its backlog and its session. Returns whether there was one. */
-    async delete(conversationId: string): Promise<boolean> {
-      const [deleted] = await storage.commit([
-        { type: "delete", key: keys.conversation(conversationId) },
+    /**
+     * Puts a tombstone in the place of the conversation and removes what belongs to it. The first result is the
+     * text that stood there before.
+     */
+    deleteWrites: (conversationId: string, deletedAt: number): [ReadInCommit, ...Write[]] => {
+      const tombstone: ConversationRecord = {
+        version: 1,
+        conversationId,
+        createdAt: new Date(deletedAt).toISOString(),
+        deletedAt: new Date(deletedAt).toISOString(),
+      };
+      const left = TOMBSTONE_SECONDS - (now() - deletedAt) / 1000;
+      return [
+        { type: "get", key: keys.conversation(conversationId) },
+        { ...records.setWrite(conversationId, tombstone), ttlSeconds: Math.max(1, Math.ceil(left)) },
         { type: "delete", key: keys.messages(conversationId) },
-        { type: "delete", key: keys.backlog(conversationId) },
         { type: "delete", key: keys.session(conversationId) },
         { type: "unindex", key: keys.conversations, member: conversationId },
-      ]);
-      return deleted;
+      ];
     },
 
-    /** The requestIds that wait, oldest first. */
-    async backlog(conversationId: string): Promise<string[]> {
-      const entries = [...new Set(await storage.range(keys.backlog(conversationId), 0, -1))];
-      const requestIds = entries.filter(isRequestId);
-      if (requestIds.length < entries.length) {
-        log.error("record.unreadable", {
-          key: keys.backlog(conversationId),
-          reasons: ["an entry is no requestId"],
-        });
-      }
-      return requestIds;
+    /** Removes what was written to a conversation that turned out to have been deleted. */
+    takeBackWrites: (conversationId: string, deletedAt: string): Write[] => {
+      const left = TOMBSTONE_SECONDS - (now() - Date.parse(deletedAt)) / 1000;
+      return [
+        { type: "delete", key: keys.messages(conversationId) },
+        { type: "unindex", key: keys.conversations, member: conversationId },
+        // Whoever wrote has made the tombstone live longer.
+        { type: "touch", key: keys.conversation(conversationId), ttlSeconds: Math.max(1, Math.ceil(left)) },
+      ];
+    },
+
+    /** Whether a stored text is a conversation that has not been deleted. */
+    stands(conversationId: string, text: string | null): boolean {
+      return text !== null && records.parse(conversationId, text)?.deletedAt === undefined;
     },
 
     /** Forgets conversations in the index that have outlived their time. */
@@ -213,94 +310,74 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
         ? []
         : [{ type: "prune", key: keys.conversations, belowScore: now() - ttlSeconds * 1000 }],
 
-    /** Creates the record where none stands. Result: the text that stands there now. */
+    /** Creates the record where none stands. */
     createWrite: (record: ConversationRecord): CreateWrite =>
       records.createWrite(record.conversationId, record),
 
-    /** Renews the record alone, where it stands. */
-    renewWrite: (conversationId: string): TouchWrite => ({
-      type: "touch",
-      key: keys.conversation(conversationId),
-      ttlSeconds,
-    }),
-
-    /** Replaces a record whose stored text was `standing`, unless it has been changed or deleted meanwhile. */
-    replace: (standing: string, record: ConversationRecord): Promise<boolean> => {
-      const { key, value } = store.setWrite(record);
-      return storage.compareAndSet(key, standing, value, ttlSeconds);
-    },
-
-    /** Replaces the record and restarts its time to live. */
-    setWrite: (record: ConversationRecord): SetWrite => records.setWrite(record.conversationId, record),
-
-    /** Everything that any activity in a conversation that may not exist yet entails. */
-    activityWrites(conversationId: string): [CreateWrite, ...TouchWrite[], IndexWrite] {
-      return [
-        store.createWrite(store.fresh(conversationId)),
-        ...store.touchWrites(conversationId),
-        indexWrite(conversationId),
-      ];
-    },
-
-    /**
-     * What activity entails while a session is live: its registration renewed everything a moment ago, so there
-     * is nothing to renew, only to put back where the conversation has been deleted meanwhile.
-     */
-    briefActivityWrites: (conversationId: string): [SetWrite, IndexWrite] => [
-      { ...store.setWrite(store.fresh(conversationId)), onlyIfAbsent: true },
-      indexWrite(conversationId),
+    /** Makes record and messages live anew, so that neither outlives the other. */
+    renewWrites: (conversationId: string): [TouchWrite, TouchWrite] => [
+      { type: "touch", key: keys.conversation(conversationId), ttlSeconds },
+      { type: "touch", key: keys.messages(conversationId), ttlSeconds },
     ],
 
-    /** Renews record, messages and backlog alike, so that none of them outlives the others. */
-    touchWrites: (conversationId: string): TouchWrite[] =>
-      [keys.conversation, keys.messages, keys.backlog].map((keyOf) => ({
-        type: "touch",
-        key: keyOf(conversationId),
-        ttlSeconds,
-      })),
+    /** Notes the last activity. */
+    indexWrite: (conversationId: string): IndexWrite => ({
+      type: "index",
+      key: keys.conversations,
+      member: conversationId,
+      score: now(),
+    }),
 
-    indexWrite,
-
-    messageWrite: (conversationId: string, message: Message): AppendWrite => ({
+    /** `text` is a message's, of `messageText`. */
+    messageWrite: (conversationId: string, text: string): AppendWrite => ({
       type: "append",
       key: keys.messages(conversationId),
-      value: stringifyJson(message),
+      value: text,
       maxLength: MAX_MESSAGES,
       ttlSeconds,
     }),
 
-    enqueueWrite: (conversationId: string, requestId: string): AppendWrite => ({
-      type: "append",
-      key: keys.backlog(conversationId),
-      value: requestId,
-      maxLength: MAX_BACKLOG,
-      ttlSeconds,
-    }),
-
-    dequeueWrite: (conversationId: string, requestId: string): RemoveWrite => ({
-      type: "remove",
-      key: keys.backlog(conversationId),
-      value: requestId,
-    }),
-
-    /** Says in the log that a list was full and how many of its oldest entries went. */
-    reportDropped(
-      conversationId: string,
-      event: "messages.dropped" | "backlog.dropped",
-      dropped: number,
-    ): void {
-      if (dropped > 0) log.warn(event, { conversationId, dropped });
+    /** Says in the log that the history was full and how many of its oldest messages went. */
+    reportDropped(conversationId: string, dropped: number): void {
+      if (dropped > 0) log.warn("messages.dropped", { conversationId, dropped });
     },
   };
   return store;
 }
 
+/** Oldest first, each once: where it came first. */
+function once(newestFirst: readonly { message: Message }[]): Message[] {
+  const byId = new Map<string, Message>();
+  for (const { message } of newestFirst.toReversed())
+    if (!byId.has(message.id)) byId.set(message.id, message);
+  return [...byId.values()];
+}
+
+/** Where a page ends: its oldest message, and how many newer ones there were then. URL-safe. */
+function encodeMessageCursor(id: string, fromEnd: number): string {
+  return `${fromEnd}.${btoa(id).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`;
+}
+
+function decodeMessageCursor(cursor: string): { id: string; fromEnd: number } {
+  const [, fromEnd, encoded] = /^(\d{1,6})\.([A-Za-z0-9_-]{1,400})$/.exec(cursor) ?? [];
+  try {
+    if (fromEnd !== undefined && encoded !== undefined) {
+      return { fromEnd: Number(fromEnd), id: atob(encoded.replaceAll("-", "+").replaceAll("_", "/")) };
+    }
+  } catch {
+    // Not base64.
+  }
+  throw new InvalidRequestError("The cursor is not one that this list gave out.", [
+    { path: "before", message: "unknown cursor" },
+  ]);
+}
+
 /** A page size from a query parameter. Throws InvalidRequestError. */
-export function parseListLimit(text: string | undefined): number {
+export function parseListLimit(text: string | undefined, fallback: number): number {
   const message = `must be a whole number from 1 to ${MAX_LIST_LIMIT}`;
   const schema = v.object({
     limit: v.pipe(
-      v.optional(v.string(), "20"),
+      v.optional(v.string(), String(fallback)),
       v.regex(/^\d{1,4}$/, message),
       v.transform(Number),
       v.minValue(1, message),

@@ -39,8 +39,19 @@ export class InvalidIdError extends AppError {
 export class RecordTooLargeError extends AppError {
   override readonly name = "RecordTooLargeError";
   readonly code = "payload_too_large";
+  readonly maxBytes: number;
   constructor(maxBytes: number) {
     super(`The record would be larger than ${maxBytes} bytes.`);
+    this.maxBytes = maxBytes;
+  }
+}
+
+/** The conversation was deleted a short while ago; nothing brings it back. */
+export class ConversationDeletedError extends AppError {
+  override readonly name = "ConversationDeletedError";
+  readonly code = "conversation_deleted";
+  constructor() {
+    super("The conversation has been deleted.");
   }
 }
 
@@ -70,6 +81,14 @@ export class StorageError extends AppError {
     this.operation = operation;
     this.failure = failure;
   }
+}
+
+/**
+ * Whether an error means that the storage is out of reach, for the moment and for everybody. A refusal is an
+ * answer: it says that this command is wrong, or that others got in the way, and says nothing of the next one.
+ */
+export function isUnavailable(error: unknown): error is StorageError {
+  return error instanceof StorageError && error.failure !== "rejected" && error.failure !== "contended";
 }
 
 /** A session URL that this service will not dial. The message says why and holds at most the host. */

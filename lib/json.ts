@@ -16,7 +16,7 @@ export function isJsonObject(value: unknown): value is JsonObject {
 }
 
 function isDeeperThan(value: unknown, depth: number): boolean {
-  if (typeof value !== "object" || value === null) return false;
+  if (typeof value !== "object" || value === null || isExactNumber(value)) return false;
   if (depth === 0) return true;
   for (const key in value) {
     if (isDeeperThan((value as Record<string, unknown>)[key], depth - 1)) return true;
@@ -24,8 +24,8 @@ function isDeeperThan(value: unknown, depth: number): boolean {
   return false;
 }
 
-/** Texts that may hold a number which a double cannot carry back: many digits, an exponent. */
-const MAYBE_INEXACT = /\d{16}|\d[eE]/;
+/** Texts that may hold a number which a double cannot carry back: many digits, before or after the point, an exponent. */
+const MAYBE_INEXACT = /[\d.]{16}|\d[eE]/;
 
 /** JSON.parse source text access (ECMAScript 2026), which the language's type declarations do not know yet. */
 type SourceAccess = {
@@ -38,28 +38,45 @@ type SourceAccess = {
 };
 const { parse, rawJSON, isRawJSON } = JSON as unknown as SourceAccess;
 
-/** Whether a part of what `parseExactly` gave is the source text of a number that a double cannot carry. */
-export const isExactNumber = (part: unknown): boolean => isRawJSON(part);
+/** Whether a part of what `parseExactly` gave is the source text of a number. */
+export const isExactNumber = (part: unknown): part is { rawJSON: string } => isRawJSON(part);
 
 /**
- * Parses so that `stringifyJson` gives back the same JSON value, for any JSON value: a number that a double
- * would change (a 20-digit id, 1e400) is kept as its source text. Throws SyntaxError.
+ * Parses so that `stringifyJson` gives back the same JSON value, for any JSON value, in no more characters: a
+ * number that a double would change (a 20-digit id, 1e400), or write at greater length (1e20), is kept as its
+ * source text. Throws SyntaxError.
  */
 export function parseExactly(text: string): unknown {
   if (!MAYBE_INEXACT.test(text)) return JSON.parse(text);
   return parse(text, (_key, value, { source }) =>
-    typeof value === "number" && source !== undefined && isInexact(value, source) ? rawJSON(source) : value,
+    typeof value === "number" && source !== undefined && (isInexact(value, source) || grows(value, source))
+      ? rawJSON(source)
+      : value,
   );
 }
 
-/** A double carries 15 significant digits for certain (IEEE 754). */
+function grows(value: number, source: string): boolean {
+  return String(value).length > source.length;
+}
+
+/** A double carries 15 significant digits for certain (IEEE 754), but fewer and fewer below this. */
+const SMALLEST_NORMAL = 2 ** -1022;
+
 function isInexact(value: number, source: string): boolean {
   const significant = source
     .replace(/[eE].*$/, "")
     .replace(/[-.]/g, "")
     .replace(/^0+/, "");
-  if (!Number.isFinite(value) || (value === 0 && significant !== "")) return true;
-  return significant.length > 15 && String(value) !== source;
+  if (!Number.isFinite(value)) return true;
+  const isCarried = significant.length <= 15 && Math.abs(value) >= SMALLEST_NORMAL;
+  return significant !== "" && !isCarried && String(value) !== source;
+}
+
+const encoder = new TextEncoder();
+
+/** How long a text is in UTF-8. */
+export function byteLength(text: string): number {
+  return encoder.encode(text).byteLength;
 }
 
 /** A value as JSON text, which keeps even the sign of a negative zero. */
@@ -103,6 +120,17 @@ export const jsonObject = v.custom<JsonObject>(isJsonObject, "must be a JSON obj
 
 /** Any JSON value, taken as it is; the key must be there. */
 export const jsonValue = v.custom<JsonValue>((value) => value !== undefined, "is required");
+
+/** A number, also one that is kept as its source text, if a double carries it. `message` says what is expected. */
+export const jsonNumber = (message: string) =>
+  v.pipe(
+    v.custom<number | { rawJSON: string }>(
+      (part) =>
+        Number.isFinite(part) || (isExactNumber(part) && !isInexact(Number(part.rawJSON), part.rawJSON)),
+      message,
+    ),
+    v.transform((part) => (typeof part === "number" ? part : Number(part.rawJSON))),
+  );
 
 /** An ISO 8601 timestamp that names a real moment (no 30th of February). */
 export const isoTimestamp = v.pipe(

@@ -36,12 +36,7 @@ export const keys = {
   session: (conversationId: string) => `elevenlabs:session:${conversationId}`,
   conversation: (conversationId: string) => `elevenlabs:conversation:${conversationId}`,
   messages: (conversationId: string) => `elevenlabs:conversation:${conversationId}:messages`,
-  backlog: (conversationId: string) => `elevenlabs:conversation:${conversationId}:backlog`,
-  /** Whoever holds this key hands over the backlog; nobody else does meanwhile. */
-  handover: (conversationId: string) => `elevenlabs:conversation:${conversationId}:handover`,
   conversations: "elevenlabs:conversations",
-  callback: (conversationId: string, requestId: string) =>
-    `elevenlabs:callback:${conversationId}:${requestId}`,
   /** The orchestrator's state; another instance of the store may keep its records under another prefix. */
   state: (conversationId: string, prefix = STATE_PREFIX) => `${prefix}${conversationId}`,
   /** The assistant's memory. */
@@ -49,9 +44,7 @@ export const keys = {
 } as const;
 
 /**
- * Checks the key prefix of a store of the orchestrator's state, and returns it. It is taken literally, so it
- * may hold glob characters; but such a store can list and clear whatever stands under its prefix, so it must
- * not reach into the records of other kinds. Throws RangeError.
+ * Checks the key prefix of a store of the orchestrator's state, and returns it. It may hold any character, but must not reach into the records of other kinds. Throws RangeError.
  */
 export function statePrefixOf(prefix: string): string {
   if (prefix === "" || prefix.length > 128 || !prefix.isWellFormed()) {
@@ -64,7 +57,7 @@ export function statePrefixOf(prefix: string): string {
   return prefix;
 }
 
-const OF_A_CONVERSATION = /^elevenlabs:(?:session|conversation|callback):([^:]+)/;
+const OF_A_CONVERSATION = /^elevenlabs:(?:session|conversation):([^:]+)/;
 
 /**
  * Which keys stand together: a storage that keeps its keys in many places (one Durable Object each) keeps

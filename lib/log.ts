@@ -15,8 +15,9 @@ export type LogEvent =
   | "callback.duplicate"
   | "callback.delivered"
   | "callback.queued"
-  | "backlog.delivered"
-  | "backlog.dropped"
+  | "callback.expired"
+  | "callback.superseded"
+  | "callback.dropped"
   | "messages.dropped"
   | "push.failed"
   | "record.unreadable"
@@ -46,9 +47,8 @@ export type LogOptions = {
 const toConsole = (level: LogLevel, line: string): void => console[level](line);
 
 /** Says that work which nobody waits for has failed; of the error only its kind. */
-export function logFailure(log: Logger, operation: string, conversationId: string, error: unknown): void {
+export function logFailure(log: Logger, operation: string, error: unknown): void {
   log.error("request.failed", {
-    conversationId,
     operation,
     error: error instanceof Error ? error.name : typeof error,
   });

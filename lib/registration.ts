@@ -1,10 +1,9 @@
 /**
- * The story of a registration: one commit that stores the session, creates or touches its conversation and
- * indexes it; and, after the answer, the hand-over of whatever waited.
+ * The story of a registration: side by side, Redis stores the session with its 600 s and the conversation's
+ * object is told, which hands over whatever waited.
  */
 import type { Core } from "./core.ts";
-import { SessionUrlNotAllowedError } from "./errors.ts";
-import { handOverBacklog } from "./handover.ts";
+import { ConversationDeletedError, isUnavailable, SessionUrlNotAllowedError } from "./errors.ts";
 import { logFailure } from "./log.ts";
 import { type AllowedHosts, checkPushTarget } from "./push/push-target.ts";
 import {
@@ -14,14 +13,17 @@ import {
   sessionRecord,
 } from "./session-store.ts";
 
+/** How long the answer waits for the object where Redis has the session, in ms. */
+const TELL_MS = 1_000;
+/** The pauses before an object that did not answer is told again, after the answer, in ms: half a minute in all. */
+const TELL_AGAIN_MS = [1_000, 2_000, 4_000, 8_000, 15_000];
+
 /**
- * Registers the live session of a conversation, replacing an earlier one and its time to live.
+ * Registers the live session of a conversation, replacing an earlier one and its time to live. One round trip
+ * to Redis, and one call of the conversation's object.
  *
- * One round trip to the storage; a second one only where a conversation that existed without any session
- * (made by `POST …/new`, by a message or by an early callback) gets its first, because from then on a missing
- * session must be known to have expired.
- *
- * Throws SessionUrlNotAllowedError where the URL may not be dialled, StorageError where nothing could be stored.
+ * Throws SessionUrlNotAllowedError where the URL may not be dialled, ConversationDeletedError, and StorageError
+ * where neither Redis nor the object could take it.
  */
 export async function registerSession(
   conversationId: string,
@@ -33,40 +35,62 @@ export async function registerSession(
     const target = checkPushTarget(registration.sessionUrl, allowedHosts);
     if (!target.ok) throw new SessionUrlNotAllowedError(target.detail);
   }
-  const { storage, sessions, conversations, log, now, afterResponse } = core;
+  const { elseAsk, sessions, live, now } = core;
   const session = sessionRecord(conversationId, registration, crypto.randomUUID(), now());
-  const firstSession = conversations.fresh(conversationId, { lastSessionAt: session.createdAt });
-
-  const createConversation = conversations.createWrite(firstSession);
-  const [replaced, standing] = await storage.commit([
-    { ...sessions.setWrite(session), returnPrevious: true },
-    createConversation,
-    conversations.renewWrite(conversationId),
-    conversations.indexWrite(conversationId),
-  ]);
-  const isNew = standing === createConversation.value;
-  const known = isNew ? null : conversations.parse(conversationId, standing);
-  const hadNoSession = known !== null && known.lastSessionAt === undefined;
-  const noteSession = () =>
-    conversations.replace(standing, { ...(known ?? firstSession), lastSessionAt: session.createdAt });
-  if (hadNoSession) await noteSession();
-
-  log.info(replaced === null ? "session.registered" : "session.replaced", {
+  const telling = live.registered(session, false);
+  // Looked at when Redis has answered.
+  telling.catch(() => {});
+  const saved = await elseAsk(
+    () => sessions.set(session).then(() => true),
+    async () => false,
+  );
+  const replaced = saved ? await told(session, telling, core) : await live.registered(session, true);
+  core.log.info(replaced ? "session.replaced" : "session.registered", {
     conversationId,
     registrationId: session.registrationId,
     transport: session.transport,
     ttl: SESSION_TTL_SECONDS,
   });
-  afterResponse(async () => {
-    await Promise.all([
-      isNew
-        ? storage.commit(conversations.pruneWrites())
-        : Promise.all([
-            !hadNoSession && noteSession(),
-            storage.commit(conversations.touchWrites(conversationId)),
-          ]),
-      handOverBacklog(conversationId, core),
-    ]).catch((error: unknown) => logFailure(log, "renewal after a registration", conversationId, error));
-  });
   return session;
+}
+
+/** Waits a moment for the object to have been told. Returns whether another registration was replaced, as far as is known. */
+async function told(session: SessionRecord, telling: Promise<boolean>, core: Core): Promise<boolean> {
+  const { wait, afterResponse, conversations, storage } = core;
+  const late = wait(TELL_MS).then(() => null);
+  const replaced = await Promise.race([telling, late]).catch(async (error: unknown) => {
+    if (error instanceof ConversationDeletedError) await takeBack(session, core);
+    if (!isUnavailable(error)) throw error;
+    return null;
+  });
+  if (replaced !== null) return replaced;
+  afterResponse(tellAgain(session, telling, core));
+  // The object would have made the conversation. The session stands all the same.
+  const record = conversations.fresh(session.conversationId);
+  await storage
+    .commit([conversations.createWrite(record)])
+    .catch((error: unknown) => logFailure(core.log, "registered", error));
+  return false;
+}
+
+async function tellAgain(session: SessionRecord, telling: Promise<boolean>, core: Core): Promise<void> {
+  const { conversationId } = session;
+  let attempt = telling;
+  for (const pauseMs of [...TELL_AGAIN_MS, null]) {
+    try {
+      return void (await attempt);
+    } catch (error) {
+      if (error instanceof ConversationDeletedError) return takeBack(session, core);
+      if (pauseMs === null) return logFailure(core.log.with({ conversationId }), "registered", error);
+      await core.wait(pauseMs);
+      attempt = core.live.registered(session, false);
+    }
+  }
+}
+
+async function takeBack(
+  { conversationId, registrationId }: SessionRecord,
+  { sessions }: Core,
+): Promise<void> {
+  await sessions.delete(conversationId, registrationId);
 }

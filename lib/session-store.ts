@@ -22,7 +22,7 @@ import { InvalidRequestError } from "./errors.ts";
 import { isJsonObject, isoTimestamp, type JsonObject, jsonObject, jsonValue, validate } from "./json.ts";
 import { keys } from "./keys.ts";
 import type { Logger } from "./log.ts";
-import type { SetWrite, Storage } from "./storage/storage.ts";
+import type { Storage } from "./storage/storage.ts";
 import { createTtlStore } from "./ttl-store.ts";
 
 /** A constant, not a setting: what lives longer is not a live session. */
@@ -69,6 +69,21 @@ export function parseRegistration(body: JsonObject): Registration {
   return { ...request, sessionPayload: request.sessionPayload, extra };
 }
 
+const renewalSchema = v.object({
+  registrationId: v.pipe(
+    v.string(),
+    v.nonEmpty("must not be empty"),
+    v.maxLength(128, "must be at most 128 characters"),
+  ),
+  agentSessionId: registrationRequestSchema.entries.agentSessionId,
+});
+export type Renewal = v.InferOutput<typeof renewalSchema>;
+
+/** Reads a renewal, a body that names its registration; null where it names none. Throws InvalidRequestError. */
+export function parseRenewal(body: JsonObject): Renewal | null {
+  return Object.hasOwn(body, "registrationId") ? validate(renewalSchema, body) : null;
+}
+
 export const sessionRecordSchema = v.object({
   version: v.optional(v.number(), 1),
   conversationId: v.string(),
@@ -78,6 +93,8 @@ export const sessionRecordSchema = v.object({
   /** Absent only for WebRTC. */
   wsUrl: v.optional(v.string()),
   createdAt: isoTimestamp,
+  /** From here its 600 s count, where the registration was renewed. */
+  renewedAt: v.optional(isoTimestamp),
   ttl: v.optional(v.number(), SESSION_TTL_SECONDS),
   expiresAt: v.optional(v.string()),
   agentSessionId: v.optional(v.string()),
@@ -104,9 +121,9 @@ function upgradeSession(value: unknown, conversationId: string): unknown {
 const UNKNOWN_TIME = new Date(0).toISOString();
 
 /** When the session stops being live, in ms since the epoch; null where the record does not know its age. */
-export function sessionDeadline(session: SessionRecord): number | null {
-  if (session.createdAt === UNKNOWN_TIME) return null;
-  return Date.parse(session.createdAt) + session.ttl * 1000;
+export function sessionDeadline({ createdAt, renewedAt, ttl }: SessionRecord): number | null {
+  if (createdAt === UNKNOWN_TIME && renewedAt === undefined) return null;
+  return Date.parse(renewedAt ?? createdAt) + ttl * 1000;
 }
 
 /** Whether the session can still be pushed to at `now` (ms). The storage forgets it too; this is for what was read earlier. */
@@ -120,12 +137,12 @@ export interface SessionStore {
   get(conversationId: string): Promise<SessionRecord | null>;
   /** Stores a record whole, its 600 s in the same command. */
   set(session: SessionRecord): Promise<void>;
-  /** Ends the session; with `registrationId` only if that registration is the current one. Returns whether one was ended. */
-  delete(conversationId: string, registrationId?: string): Promise<boolean>;
+  /** Removes the session if this registration is the current one. Returns whether it was. */
+  delete(conversationId: string, registrationId: string): Promise<boolean>;
   /** Seconds the session still lives, rounded up. */
   secondsLeft(session: SessionRecord, now: number): Promise<number>;
-  /** `set` as data, for a commit together with other writes. */
-  setWrite(session: SessionRecord): SetWrite;
+  /** Reads a stored text; null and one log line where it cannot be read. */
+  parse(conversationId: string, text: string): SessionRecord | null;
 }
 
 export function createSessionStore(storage: Storage, log: Logger): SessionStore {
@@ -135,23 +152,25 @@ export function createSessionStore(storage: Storage, log: Logger): SessionStore 
     keyOf: keys.session,
     schema: sessionRecordSchema,
     ttlSeconds: SESSION_TTL_SECONDS,
-    policy: "fixed",
+    policy: "on-write",
     upgrade: upgradeSession,
   });
   return {
     get: (conversationId) => records.get(conversationId),
     set: (session) => records.set(session.conversationId, session),
     delete: (conversationId, registrationId) =>
-      registrationId === undefined
-        ? records.delete(conversationId)
-        : records.deleteIf(conversationId, (session) => session.registrationId === registrationId),
+      storage.update(
+        keys.session(conversationId),
+        (text) => (records.parse(conversationId, text)?.registrationId === registrationId ? null : undefined),
+        SESSION_TTL_SECONDS,
+      ),
     async secondsLeft(session, now) {
       const deadline = sessionDeadline(session);
       const seconds =
         deadline === null ? await storage.ttl(keys.session(session.conversationId)) : (deadline - now) / 1000;
       return Math.max(0, Math.ceil(seconds ?? 0));
     },
-    setWrite: (session) => records.setWrite(session.conversationId, session),
+    parse: (conversationId, text) => records.parse(conversationId, text),
   };
 }
 

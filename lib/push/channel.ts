@@ -1,7 +1,8 @@
 /**
- * How a message reaches a live session. A channel is one file; `chooseChannel` takes the first that accepts
- * the session, so their order is their precedence.
+ * How a message reaches a live session. A channel is one file. Those that accept a session are tried in their
+ * order, which is their precedence: one that cannot be reached lets the next one try.
  */
+import type { Delivery } from "../result.ts";
 import type { PushMessage } from "./message.ts";
 
 export type ChannelName = "relay" | "proxy" | "monitor" | "socket";
@@ -16,55 +17,58 @@ export type PushableSession = {
 };
 
 /**
- * Why a push failed. `unreachable`: no connection came about, and nothing was sent. `refused`: the peer
- * answered and does not want it. `deadline`: no answer in time. `disconnected`: the connection broke after
- * the frame was sent, so that nobody knows whether it was read.
+ * What became of a push. `unreachable`: no connection came about. `refused`: the peer answered that it does not
+ * want it. Neither was heard. `unconfirmed`: it was sent, and nobody knows whether it was read.
  */
-export type PushFailure = "unreachable" | "refused" | "deadline" | "disconnected";
-
-export type PushResult = { ok: true } | { ok: false; failure: PushFailure; closeCode?: number };
+export type PushOutcome =
+  | { outcome: "delivered" }
+  | { outcome: "unreachable" | "refused" | "unconfirmed"; closeCode?: number };
 
 export interface Channel {
   readonly name: ChannelName;
-  /** Whether the session can be reached this way, by its looks alone. */
-  accepts(session: PushableSession): boolean;
+  /** Whether the session can be reached this way, by its looks alone, with a result of this delivery. */
+  accepts(session: PushableSession, delivery: Delivery): boolean;
   /** Sends one message and finds out whether the peer read it. Bounded in time; never throws. */
-  push(session: PushableSession, message: PushMessage): Promise<PushResult>;
+  push(session: PushableSession, message: PushMessage): Promise<PushOutcome>;
 }
 
+/** The channel that a session is reached by, whatever is to be told; null where there is none. */
 export function chooseChannel(channels: readonly Channel[], session: PushableSession): Channel | null {
-  return channels.find((channel) => channel.accepts(session)) ?? null;
+  return (
+    channels.find((channel) => channel.accepts(session, "when_idle")) ??
+    channels.find((channel) => channel.accepts(session, "silent")) ??
+    null
+  );
 }
 
-/** A push is tried this often, as long as nothing was sent. */
-export const MAX_PUSH_ATTEMPTS = 3;
-const BACKOFF_MS = [100, 400];
+/** A push is tried this often, as long as nothing was sent and the first try is not too long ago. */
+const MAX_TRIES = 3;
+const PAUSES_MS = [100, 400];
+const PATIENCE_MS = 2_000;
 
-export type Attempts = {
-  /** Asked before every attempt: the session may expire meanwhile. */
-  stillLive: () => boolean;
+export type PushOptions = {
+  now: () => number;
   wait: (ms: number) => Promise<void>;
+  /** Asked before every try: the session may end meanwhile. */
+  isThere: () => boolean;
 };
 
-export type PushOutcome = PushResult | { ok: false; failure: "expired" };
-
-/**
- * Pushes with up to three attempts. Only `unreachable` is tried again: after anything else the peer may
- * have read the frame, or has said that it will not.
- */
-export async function pushWithRetries(
+/** Pushes by one channel, and tries again where the peer could not be reached. Never throws. */
+export async function pushBy(
   channel: Channel,
   session: PushableSession,
   message: PushMessage,
-  { stillLive, wait }: Attempts,
-): Promise<{ outcome: PushOutcome; attempts: number }> {
-  for (let attempts = 0; ; ) {
-    if (!stillLive()) return { outcome: { ok: false, failure: "expired" }, attempts };
-    const outcome = await channel.push(session, message);
-    attempts += 1;
-    if (outcome.ok || outcome.failure !== "unreachable" || attempts === MAX_PUSH_ATTEMPTS) {
-      return { outcome, attempts };
-    }
-    await wait(BACKOFF_MS[attempts - 1] ?? 0);
+  { now, wait, isThere }: PushOptions,
+): Promise<PushOutcome> {
+  const start = now();
+  for (let tries = 1; ; tries++) {
+    if (!isThere()) return { outcome: "unreachable" };
+    // A channel that breaks its promise not to throw may have sent something.
+    const outcome = await channel
+      .push(session, message)
+      .catch((): PushOutcome => ({ outcome: "unconfirmed" }));
+    if (outcome.outcome !== "unreachable" || tries === MAX_TRIES || now() - start > PATIENCE_MS)
+      return outcome;
+    await wait(PAUSES_MS[tries - 1] ?? 0);
   }
 }

@@ -6,7 +6,7 @@
  * Workers open outbound sockets by `fetch` with an Upgrade header, on http(s) URLs
  * (developers.cloudflare.com/workers/examples/websockets/#write-a-websocket-client).
  */
-import type { PushResult } from "./channel.ts";
+import type { PushOutcome } from "./channel.ts";
 
 /** How long the opening handshake, and likewise the closing handshake, may take. */
 export const DIAL_DEADLINE_MS = 5_000;
@@ -22,17 +22,16 @@ export type DialOptions = {
 
 const NORMAL_CLOSURE = 1000;
 const NO_STATUS = 1005;
-const NO_HANDSHAKE = 1006;
 
 /** Dials, sends one frame and closes. Redirects are not followed: they could lead anywhere. Never throws. */
-export async function dialAndSend({ url, headers, frame, isReady }: DialOptions): Promise<PushResult> {
+export async function dialAndSend({ url, headers, frame, isReady }: DialOptions): Promise<PushOutcome> {
   const opened = await open(url, headers);
-  if (!opened.ok) return opened;
+  if ("outcome" in opened) return opened;
   const { socket } = opened;
 
-  const { promise, resolve } = Promise.withResolvers<PushResult>();
+  const { promise, resolve } = Promise.withResolvers<PushOutcome>();
   const timer = setTimeout(() => {
-    resolve({ ok: false, failure: "deadline" });
+    resolve({ outcome: sent ? "unconfirmed" : "unreachable" });
     socket.close(NORMAL_CLOSURE);
   }, DIAL_DEADLINE_MS);
   let sent = false;
@@ -45,11 +44,9 @@ export async function dialAndSend({ url, headers, frame, isReady }: DialOptions)
     if (!sent && isReady?.(data)) send();
   });
   socket.addEventListener("close", ({ code }) =>
-    resolve(sent ? judge(code) : { ok: false, failure: "refused", closeCode: code }),
+    resolve(sent ? judge(code) : { outcome: "refused", closeCode: code }),
   );
-  socket.addEventListener("error", () =>
-    resolve({ ok: false, failure: sent ? "disconnected" : "unreachable" }),
-  );
+  socket.addEventListener("error", () => resolve({ outcome: sent ? "unconfirmed" : "unreachable" }));
   socket.accept();
   if (isReady === undefined) send();
 
@@ -61,7 +58,7 @@ export async function dialAndSend({ url, headers, frame, isReady }: DialOptions)
 async function open(
   url: URL,
   headers: Record<string, string> = {},
-): Promise<{ ok: true; socket: WebSocket } | Extract<PushResult, { ok: false }>> {
+): Promise<{ socket: WebSocket } | PushOutcome> {
   const target = new URL(url);
   target.protocol = url.protocol === "ws:" ? "http:" : "https:";
   // Cleared once the socket is open: the signal of the handshake would otherwise cut the socket too.
@@ -73,17 +70,20 @@ async function open(
       redirect: "manual",
       signal: deadline.signal,
     });
-    if (response.webSocket) return { ok: true, socket: response.webSocket };
+    if (response.webSocket) return { socket: response.webSocket };
     await response.body?.cancel();
-    return { ok: false, failure: response.status >= 500 ? "unreachable" : "refused" };
+    return { outcome: response.status >= 500 ? "unreachable" : "refused" };
   } catch {
-    return { ok: false, failure: deadline.signal.aborted ? "deadline" : "unreachable" };
+    return { outcome: "unreachable" };
   } finally {
     clearTimeout(timer);
   }
 }
 
-function judge(closeCode: number): PushResult {
-  if (closeCode === NORMAL_CLOSURE || closeCode === NO_STATUS) return { ok: true };
-  return { ok: false, failure: closeCode === NO_HANDSHAKE ? "disconnected" : "refused", closeCode };
+/** Closing codes that say of what came before them that it was not taken: https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1 */
+const NOT_TAKEN = new Set([1003, 1007, 1008, 1009, 1010]);
+
+function judge(closeCode: number): PushOutcome {
+  if (closeCode === NORMAL_CLOSURE || closeCode === NO_STATUS) return { outcome: "delivered" };
+  return { outcome: NOT_TAKEN.has(closeCode) ? "refused" : "unconfirmed", closeCode };
 }

@@ -1,6 +1,6 @@
 /**
  * The `monitor` channel: ElevenLabs' monitoring socket of a running conversation (Enterprise). It can add
- * context, but cannot make the agent speak. Its envelope differs from the conversation socket's, and a frame
+ * context, but cannot make the agent speak; so it takes silent results only, unless it is told to take all. Its envelope differs from the conversation socket's, and a frame
  * of the other shape is ignored without an error. No acknowledgement is documented; the closing handshake
  * shows that the frame was read.
  */
@@ -10,9 +10,14 @@ import { type AllowedHosts, checkPushTarget, isElevenLabsConversationUrl } from 
 
 const CONVERSATION_ID = /^[A-Za-z0-9_-]{1,128}$/;
 
-export type MonitorOptions = { apiKey: string; allowedHosts: AllowedHosts };
+export type MonitorOptions = {
+  apiKey: string;
+  allowedHosts: AllowedHosts;
+  /** Whether it also takes what ought to be spoken: better as context than not at all, for whoever says so. */
+  takesAll: boolean;
+};
 
-export function createMonitorChannel({ apiKey, allowedHosts }: MonitorOptions): Channel {
+export function createMonitorChannel({ apiKey, allowedHosts, takesAll }: MonitorOptions): Channel {
   function monitorUrl({ wsUrl, agentSessionId }: PushableSession): URL | null {
     const target = wsUrl === undefined ? null : checkPushTarget(wsUrl, allowedHosts);
     if (!target?.ok || !isElevenLabsConversationUrl(target.url)) return null;
@@ -24,10 +29,10 @@ export function createMonitorChannel({ apiKey, allowedHosts }: MonitorOptions): 
   }
   return {
     name: "monitor",
-    accepts: (session) => monitorUrl(session) !== null,
+    accepts: (session, delivery) => (takesAll || delivery === "silent") && monitorUrl(session) !== null,
     async push(session, message) {
       const url = monitorUrl(session);
-      if (url === null) return { ok: false, failure: "refused" };
+      if (url === null) return { outcome: "refused" };
       return dialAndSend({
         url,
         headers: { "xi-api-key": apiKey },

@@ -25,14 +25,14 @@ export function createSocketChannel(allowedHosts: AllowedHosts): Channel {
     accepts: (session) => targetOf(session.wsUrl) !== null,
     async push(session, message) {
       const url = targetOf(session.wsUrl);
-      if (url === null) return { ok: false, failure: "refused" };
+      if (url === null) return { outcome: "refused" };
       return dialAndSend({ url, frame: JSON.stringify(frameOf(message)) });
     },
   };
 }
 
-export function frameOf({ mode, text, contextId }: PushMessage): Frame {
-  return mode === "speak"
-    ? { type: "user_message", text }
-    : { type: "contextual_update", text, context_id: contextId };
+export function frameOf({ delivery, text, contextId }: PushMessage): Frame {
+  return delivery === "silent"
+    ? { type: "contextual_update", text, context_id: contextId }
+    : { type: "user_message", text };
 }

@@ -12,28 +12,26 @@
  */
 export type TtlSeconds = number | null;
 
-/**
- * Writes `value`, whatever stood there. Result: the text that stood there before, if `returnPrevious`. With
- * `onlyIfAbsent` it writes only where nothing stands and does not say whether it did (`create` does, for one
- * command more); not both.
- */
-export type SetWrite = {
-  type: "set";
-  key: string;
-  value: string;
-  ttlSeconds: TtlSeconds;
-  returnPrevious?: true;
-  onlyIfAbsent?: true;
-};
+/** Writes `value`, whatever stood there. */
+export type SetWrite = { type: "set"; key: string; value: string; ttlSeconds: TtlSeconds };
 
-/** Writes `value` only where nothing stands. Result: the text that stands there now: `value`, or an earlier one. */
+/**
+ * Writes `value` only where nothing stands. Result: whether it was written by this call; where an answer was
+ * lost and the write repeated, the second one says no.
+ */
 export type CreateWrite = { type: "create"; key: string; value: string; ttlSeconds: TtlSeconds };
 
-/** Restarts the key's time to live; does nothing where nothing stands. Works on every kind of key. */
+/** Restarts the key's time to live. Works on every kind of key. Result: whether something stood there. */
 export type TouchWrite = { type: "touch"; key: string; ttlSeconds: TtlSeconds };
 
 /** Removes the key, of whatever kind. Result: whether it was there. */
 export type DeleteWrite = { type: "delete"; key: string };
+
+/**
+ * Reads a text among the writes, as it stands at its place in their order. With `ttlSeconds` its time to live
+ * is restarted in the same command. Result: the text, or null.
+ */
+export type ReadInCommit = { type: "get"; key: string; ttlSeconds?: TtlSeconds };
 
 /**
  * Adds `value` at the end of a list and restarts the list's time to live; beyond `maxLength` the oldest
@@ -60,29 +58,27 @@ export type UnindexWrite = { type: "unindex"; key: string; member: string };
 /** Drops every member of a sorted index whose score is below `belowScore`. Result: how many. */
 export type PruneWrite = { type: "prune"; key: string; belowScore: number };
 
-export type Write =
-  | SetWrite
-  | CreateWrite
-  | TouchWrite
-  | DeleteWrite
-  | AppendWrite
-  | RemoveWrite
-  | IndexWrite
-  | UnindexWrite
-  | PruneWrite;
+/** What concerns texts alone, and may be done where there are only texts. */
+export type TextWrite = SetWrite | CreateWrite | TouchWrite | DeleteWrite | ReadInCommit;
 
-export type WriteResult<W extends Write> = W extends SetWrite
+export type Write = TextWrite | AppendWrite | RemoveWrite | IndexWrite | UnindexWrite | PruneWrite;
+
+export type WriteResult<W extends Write> = W extends ReadInCommit
   ? string | null
-  : W extends CreateWrite
-    ? string
-    : W extends DeleteWrite | UnindexWrite
-      ? boolean
-      : W extends AppendWrite | RemoveWrite | PruneWrite
-        ? number
-        : null;
+  : W extends CreateWrite | TouchWrite | DeleteWrite | UnindexWrite
+    ? boolean
+    : W extends AppendWrite | RemoveWrite | PruneWrite
+      ? number
+      : null;
 
 /** One result a write, in the order of the writes. */
 export type WriteResults<W extends readonly Write[]> = { [I in keyof W]: WriteResult<W[I]> };
+
+/** What any write may answer. */
+export type WriteOutcome = string | boolean | number | null;
+
+/** What becomes of the text that stands at a key: another text, null to remove it, undefined to leave it alone. */
+export type Change = (standing: string) => string | null | undefined;
 
 export type IndexEntry = { member: string; score: number };
 
@@ -98,28 +94,47 @@ export type IndexQuery = {
   minScore?: number;
 };
 
-/** A page of a scan. Keys may repeat across pages; the scan is over when there is no cursor. */
-export type ScanPage = { keys: string[]; cursor?: string };
-
-/** Whether a storage is itself or what stands by for it, and what went wrong last, as a `StorageFailure`. */
+/** Whether a storage is itself or what answers in its place, and what went wrong last, as a `StorageFailure`. */
 export type StorageHealth = { usingFallback: boolean; lastError?: string };
 
 /**
- * What a driver must do. Every method throws `StorageError` when the storage could not answer: a slow or
- * failing storage never looks like an absent key.
+ * A storage of texts. Every method throws `StorageError` when the storage could not answer: a slow or failing
+ * storage never looks like an absent key.
  */
-export interface Storage {
+export interface TextStorage {
   /** The driver's name, for logs and errors. */
   readonly name: string;
 
   /** The text at `key`, or null. */
   get(key: string): Promise<string | null>;
 
-  /** The texts at `keys`, in their order, in one round trip; null also where something other than a text stands. */
-  getMany(keys: readonly string[]): Promise<(string | null)[]>;
-
   /** Like `get`, and restarts the key's time to live in the same command. */
   getAndTouch(key: string, ttlSeconds: TtlSeconds): Promise<string | null>;
+
+  /**
+   * Reads, changes and writes: replaces the text at `key` by what `change` makes of it, with a new time to
+   * live. Where nothing stands `change` is not called. Atomic: of any number of updates at once, here and in
+   * other instances, none is lost. `change` may be called more than once and must do nothing but compute;
+   * what it throws is passed on, and then nothing was changed. Returns whether something was. Throws
+   * StorageError: `contended` where others never left it a gap; any other failure leaves open whether the
+   * text was changed, as the answer may have been lost.
+   */
+  update(key: string, change: Change, ttlSeconds: TtlSeconds): Promise<boolean>;
+
+  /** Applies the writes in order, in one round trip, all or nothing for the keys of one record. */
+  commit<const W extends readonly TextWrite[]>(writes: W): Promise<WriteResults<W>>;
+
+  /** Resolves when the storage answers. */
+  ping(): Promise<void>;
+
+  /** Left out by a storage that nothing answers for. */
+  health?(): StorageHealth;
+}
+
+/** A storage of texts, lists and sorted indexes: what a driver of the product is. */
+export interface Storage extends TextStorage {
+  /** The texts at `keys`, in their order, in one round trip; null also where something other than a text stands. */
+  getMany(keys: readonly string[]): Promise<(string | null)[]>;
 
   /** Seconds the key still lives, `Infinity` for a key without a time to live, null where nothing stands. */
   ttl(key: string): Promise<number | null>;
@@ -130,35 +145,11 @@ export interface Storage {
   /** A page of a sorted index, highest score first. */
   listIndex(key: string, query: IndexQuery): Promise<IndexPage>;
 
-  /** A page of the string keys that begin with `prefix` (taken literally). Records of conversations are not scanned but indexed. */
-  scan(prefix: string, cursor?: string): Promise<ScanPage>;
-
-  /** Resolves when the storage answers. */
-  ping(): Promise<void>;
-
-  /** Left out by a storage for which nothing stands by. */
-  health?(): StorageHealth;
-
   /**
    * Applies the writes in order, in one round trip. All or nothing for the keys of one conversation; an
    * index lives beside them and follows within the same call.
    */
   commit<const W extends readonly Write[]>(writes: W): Promise<WriteResults<W>>;
-
-  /**
-   * Writes `value` only where nothing stands: null when this call's value stands there now, otherwise the
-   * text that stood there first. `value` must carry a nonce, so that a retried request whose first answer
-   * was lost recognises its own claim.
-   */
-  claim(key: string, value: string, ttlSeconds: TtlSeconds): Promise<string | null>;
-
-  /**
-   * Replaces the text at `key` by `next` (removes the key where `next` is null) if exactly `expected` stands
-   * there, in one atomic step. Returns whether this call did it, so that of many callers who read the same
-   * text exactly one succeeds, also when all of them want the same `next`. A driver never repeats it after a
-   * lost answer: it throws, and the caller does not know.
-   */
-  compareAndSet(key: string, expected: string, next: string | null, ttlSeconds: TtlSeconds): Promise<boolean>;
 }
 
 /** A TTL in whole milliseconds, or null for ever. Throws RangeError for what is not a time to live. */
@@ -168,4 +159,34 @@ export function ttlMillis(ttlSeconds: TtlSeconds): number | null {
   if (!Number.isSafeInteger(millis) || millis <= 0)
     throw new RangeError(`not a time to live: ${ttlSeconds} s`);
   return millis;
+}
+
+/** When what is written at `now` (ms) with this time to live is gone, in ms; null for never. */
+export function expiryAt(now: number, ttlSeconds: TtlSeconds): number | null {
+  const millis = ttlMillis(ttlSeconds);
+  return millis === null ? null : now + millis;
+}
+
+/** The time to live that is left at `now` (ms) to what is gone at `expiresAt`. */
+export function secondsUntil(expiresAt: number | null, now: number): TtlSeconds {
+  return expiresAt === null ? null : (expiresAt - now) / 1000;
+}
+
+/**
+ * Throws RangeError where a TTL, a length or a score is not one. Every driver checks the whole commit before
+ * it asks anything, so that a malformed write leaves nothing of its neighbours behind: the one half of "all
+ * or nothing" that a Redis transaction does not give.
+ */
+export function checkWrites(writes: readonly Write[]): void {
+  for (const write of writes) {
+    if ("ttlSeconds" in write && write.ttlSeconds !== undefined) ttlMillis(write.ttlSeconds);
+    if (write.type === "append" && !(Number.isSafeInteger(write.maxLength) && write.maxLength > 0))
+      throw new RangeError(`not a length of a list: ${write.maxLength}`);
+    if (write.type === "index") checkScore(write.score);
+    if (write.type === "prune") checkScore(write.belowScore);
+  }
+}
+
+function checkScore(score: number): void {
+  if (!Number.isFinite(score)) throw new RangeError(`not a score: ${score}`);
 }

@@ -74,7 +74,9 @@ export function createUpstashExchange({ url, token, timeoutMs }: UpstashExchange
 
   return async ({ path = [], body }) => {
     const { response, text } = await post(path, JSON.stringify(body), isRepeatable(body) ? 2 : 1);
-    if (!response.ok) throw new UpstashExchangeError(failureOf(response.status), { cause: new Error(text) });
+    if (!response.ok) {
+      throw new UpstashExchangeError(failureOf(response.status, text), { cause: new Error(text) });
+    }
     syncToken = response.headers.get("upstash-sync-token") ?? "";
 
     const answer = parse(text);
@@ -91,10 +93,18 @@ function isRepeatable(body: unknown): boolean {
   return !(Array.isArray(body) && String(body[0]).toLowerCase() === "eval");
 }
 
-function failureOf(status: number): StorageFailure {
+function failureOf(status: number, text: string): StorageFailure {
   if (status === 429) return "rate_limited";
   if (status >= 500) return "server_error";
-  return status >= 400 ? "rejected" : "invalid_response";
+  return status >= 400 ? failureOfError(text) : "invalid_response";
+}
+
+/** Errors of a server that takes no commands for the moment; any other is about the command. */
+const NOT_NOW = /\b(?:LOADING|MASTERDOWN|CLUSTERDOWN|READONLY|TRYAGAIN|BUSY) /;
+
+function failureOfError(text: string): StorageFailure {
+  if (/max (?:daily )?requests? limit|max requests per/i.test(text)) return "rate_limited";
+  return NOT_NOW.test(text.slice(0, 200)) ? "server_error" : "rejected";
 }
 
 function parse(text: string): unknown {
@@ -108,7 +118,7 @@ function parse(text: string): unknown {
 function resultOf(answer: unknown): { result: unknown } {
   if (typeof answer !== "object" || answer === null) throw new UpstashExchangeError("invalid_response");
   if ("error" in answer && typeof answer.error === "string")
-    throw new UpstashExchangeError("rejected", { cause: new Error(answer.error) });
+    throw new UpstashExchangeError(failureOfError(answer.error), { cause: new Error(answer.error) });
   if (!("result" in answer)) throw new UpstashExchangeError("invalid_response");
   return { result: answer.result };
 }

@@ -4,9 +4,8 @@
  *
  * A request whose answer was lost is sent once more, so every write here may be applied twice without harm:
  * SET, DEL, EXPIRE, LREM, LTRIM, ZADD, ZREM and ZREMRANGEBYSCORE leave the same state (their results then tell
- * of the second time); `create` and `claim` find their own value, which carries a nonce; RPUSH may repeat an
- * entry, which readers of lists expect. Only `compareAndSet` would answer wrongly the second time, so it is
- * never sent twice.
+ * of the second time); RPUSH may repeat an entry, which readers of lists expect. Only the compare-and-set of
+ * `update` would answer wrongly the second time, so it is never sent twice.
  *
  * What a transaction gives and what it does not: nothing is applied unless all of it is well-formed, and
  * nothing of anyone else comes in between; but Redis does not roll back where a command meets a key of
@@ -16,6 +15,7 @@ import { type Pipeline, Redis, type UpstashResponse } from "@upstash/redis/cloud
 import { StorageError } from "../errors.ts";
 import { compareIndexEntries, decodeIndexCursor, indexPage } from "./index-order.ts";
 import {
+  checkWrites,
   type IndexEntry,
   type Storage,
   type TtlSeconds,
@@ -23,8 +23,8 @@ import {
   type Write,
   type WriteResults,
 } from "./storage.ts";
+import { updateBySwapping } from "./swap.ts";
 import { createUpstashExchange, UpstashExchangeError } from "./upstash-exchange.ts";
-import { checkWrites } from "./write-check.ts";
 
 export type UpstashStorageOptions = {
   /** The REST URL, `https://….upstash.io`. */
@@ -33,8 +33,6 @@ export type UpstashStorageOptions = {
   /** Milliseconds until a request is given up, its one retry included. 1,500. */
   timeoutMs?: number;
 };
-
-const SCAN_PAGE = 100;
 
 /**
  * KEYS: key. ARGV: expected, ttl in ms or "" for ever, next (missing: delete). Answers whether it did it.
@@ -47,8 +45,26 @@ elseif ARGV[2] == "" then redis.call("SET", KEYS[1], ARGV[3])
 else redis.call("SET", KEYS[1], ARGV[3], "PX", ARGV[2]) end
 return 1`;
 
-/** Commands added to a transaction, and the reading of their results, in the same order. */
-type Step = { add: (batch: Pipeline) => void; commands: 1 | 2; read: (results: unknown[]) => unknown };
+/** What a client and a batch of its commands have in common: the client answers, the batch gathers. */
+type Commands = {
+  [name in
+    | "set"
+    | "get"
+    | "getex"
+    | "expire"
+    | "pexpire"
+    | "persist"
+    | "exists"
+    | "del"
+    | "rpush"
+    | "lrem"
+    | "zadd"
+    | "zrem"
+    | "zremrangebyscore"]: (...args: Parameters<Pipeline[name]>) => unknown;
+};
+
+/** Commands of one write, and the reading of their results, in the same order. */
+type Step = { add: (redis: Commands) => unknown; commands: 1 | 2; read: (results: unknown[]) => unknown };
 
 export function createUpstashStorage({ url, token, timeoutMs = 1500 }: UpstashStorageOptions): Storage {
   const name = "upstash";
@@ -161,16 +177,6 @@ export function createUpstashStorage({ url, token, timeoutMs = 1500 }: UpstashSt
       });
     },
 
-    scan: (prefix, cursor = "0") =>
-      ask("scan", async (redis) => {
-        const match = `${prefix.replace(/[\\*?[\]]/g, "\\$&")}*`;
-        const answer: unknown = await redis.scan(cursor, { match, count: SCAN_PAGE, type: "string" });
-        if (!Array.isArray(answer) || answer.length !== 2) throw new UpstashExchangeError("invalid_response");
-        const next = String(answer[0]);
-        const keys = listOf(text, answer[1]);
-        return next === "0" ? { keys } : { keys, cursor: next };
-      }),
-
     ping: () =>
       ask("ping", async (redis) => {
         if (text(await redis.ping()) !== "PONG") throw new UpstashExchangeError("invalid_response");
@@ -180,10 +186,13 @@ export function createUpstashStorage({ url, token, timeoutMs = 1500 }: UpstashSt
       checkWrites(writes);
       if (writes.length === 0) return [] as unknown as WriteResults<W>;
       const steps = writes.map(stepOf);
-      const alone = steps.length === 1 && steps[0]?.commands === 1;
+      const [only] = steps;
       const results = await ask("commit", async (redis) => {
-        // A command alone is atomic by itself.
-        const batch = alone ? redis.pipeline() : redis.multi();
+        // A command alone is atomic by itself, and building a batch is what costs the client most.
+        if (only !== undefined && steps.length === 1 && only.commands === 1) {
+          return [only.read([await only.add(redis)])];
+        }
+        const batch = redis.multi();
         for (const step of steps) step.add(batch);
         const answers = await batch.exec<unknown[]>();
         return steps.map((step) => step.read(answers.splice(0, step.commands)));
@@ -191,17 +200,15 @@ export function createUpstashStorage({ url, token, timeoutMs = 1500 }: UpstashSt
       return (await cap(writes, results)) as WriteResults<W>;
     },
 
-    async claim(key, value, ttlSeconds) {
-      const [standing] = await storage.commit([{ type: "create", key, value, ttlSeconds }]);
-      return standing === value ? null : standing;
-    },
-
-    async compareAndSet(key, expected, next, ttlSeconds) {
+    async update(key, change, ttlSeconds) {
       const ttl = ttlMillis(ttlSeconds)?.toString() ?? "";
-      const args = next === null ? [expected, ttl] : [expected, ttl, next];
-      return ask("compareAndSet", async (redis) =>
-        oneOrZero(await redis.eval<string[], unknown>(COMPARE_AND_SET, [key], args)),
-      );
+      const read = () => storage.get(key);
+      return updateBySwapping(name, read, change, (expected, next) => {
+        const args = next === null ? [expected, ttl] : [expected, ttl, next];
+        return ask("update", async (redis) =>
+          oneOrZero(await redis.eval<string[], unknown>(COMPARE_AND_SET, [key], args)),
+        );
+      });
     },
   };
 
@@ -211,49 +218,52 @@ export function createUpstashStorage({ url, token, timeoutMs = 1500 }: UpstashSt
 function stepOf(write: Write): Step {
   const { key } = write;
   switch (write.type) {
-    case "set": {
-      const expiry = expiryOf(write.ttlSeconds) ?? {};
-      if (write.onlyIfAbsent) {
-        return one((batch) => batch.set(key, write.value, { ...expiry, nx: true }), okOrNull);
-      }
-      return write.returnPrevious
-        ? one((batch) => batch.set(key, write.value, { ...expiry, get: true }), textOrNull)
-        : one((batch) => batch.set(key, write.value, expiry), ok);
+    case "set":
+      return one((redis) => redis.set(key, write.value, expiryOf(write.ttlSeconds) ?? {}), ok);
+    case "create": {
+      const onlyIfAbsent = { ...(expiryOf(write.ttlSeconds) ?? {}), nx: true } as const;
+      return one((redis) => redis.set(key, write.value, onlyIfAbsent), okOrNull);
     }
-    case "create":
-      // SET … NX GET in one command answers null on Upstash where NX prevents the write, unlike Redis 7:
-      // https://upstash.com/docs/redis/sdks/ts/commands/string/set
-      return two(
-        (batch) =>
-          batch.set(key, write.value, { ...(expiryOf(write.ttlSeconds) ?? {}), nx: true }).get<unknown>(key),
-        (_, standing) => text(standing),
-      );
+    case "get": {
+      const { ttlSeconds } = write;
+      if (ttlSeconds === undefined) return one((redis) => redis.get(key), textOrNull);
+      return one((redis) => redis.getex(key, expiryOf(ttlSeconds) ?? { persist: true }), textOrNull);
+    }
     case "touch":
-      return one((batch) => expire(batch, key, write.ttlSeconds), done);
+      if (write.ttlSeconds !== null) return one((redis) => expire(redis, key, write.ttlSeconds), oneOrZero);
+      // PERSIST says 0 also where something stands that was to live for ever already.
+      return {
+        add: (redis) => {
+          redis.persist(key);
+          return redis.exists(key);
+        },
+        commands: 2,
+        read: ([, stands]) => oneOrZero(stands),
+      };
     case "delete":
-      return one((batch) => batch.del(key), oneOrZero);
+      return one((redis) => redis.del(key), oneOrZero);
     case "append":
-      return two(
-        (batch) => expire(batch.rpush(key, write.value), key, write.ttlSeconds),
-        (length) => numberOf(length),
-      );
+      return {
+        add: (redis) => {
+          redis.rpush(key, write.value);
+          return expire(redis, key, write.ttlSeconds);
+        },
+        commands: 2,
+        read: ([length]) => numberOf(length),
+      };
     case "remove":
-      return one((batch) => batch.lrem(key, 0, write.value), numberOf);
+      return one((redis) => redis.lrem(key, 0, write.value), numberOf);
     case "index":
-      return one((batch) => batch.zadd(key, { score: write.score, member: write.member }), done);
+      return one((redis) => redis.zadd(key, { score: write.score, member: write.member }), done);
     case "unindex":
-      return one((batch) => batch.zrem(key, write.member), oneOrZero);
+      return one((redis) => redis.zrem(key, write.member), oneOrZero);
     case "prune":
-      return one((batch) => batch.zremrangebyscore(key, "-inf", `(${write.belowScore}`), numberOf);
+      return one((redis) => redis.zremrangebyscore(key, "-inf", `(${write.belowScore}`), numberOf);
   }
 }
 
 function one(add: Step["add"], read: (result: unknown) => unknown): Step {
   return { add, commands: 1, read: ([result]) => read(result) };
-}
-
-function two(add: Step["add"], read: (first: unknown, second: unknown) => unknown): Step {
-  return { add, commands: 2, read: ([first, second]) => read(first, second) };
 }
 
 /** Whole seconds go as EX, which is what a reader of the commands expects to see. */
@@ -263,10 +273,10 @@ function expiryOf(ttlSeconds: TtlSeconds): { ex: number } | { px: number } | und
   return millis % 1000 === 0 ? { ex: millis / 1000 } : { px: millis };
 }
 
-function expire(batch: Pipeline, key: string, ttlSeconds: TtlSeconds): Pipeline {
+function expire(redis: Commands, key: string, ttlSeconds: TtlSeconds): unknown {
   const expiry = expiryOf(ttlSeconds);
-  if (!expiry) return batch.persist(key);
-  return "ex" in expiry ? batch.expire(key, expiry.ex) : batch.pexpire(key, expiry.px);
+  if (!expiry) return redis.persist(key);
+  return "ex" in expiry ? redis.expire(key, expiry.ex) : redis.pexpire(key, expiry.px);
 }
 
 // --- Results, narrowed: what has another shape is a broken answer, never an absent value -----------------------
@@ -294,9 +304,9 @@ function ok(result: unknown): null {
   return null;
 }
 
-/** Of a write that a condition may have prevented. */
-function okOrNull(result: unknown): null {
-  return result === null ? null : ok(result);
+/** Of a write that a condition may have prevented: whether it was done. */
+function okOrNull(result: unknown): boolean {
+  return result !== null && ok(result) === null;
 }
 
 /** Of a write whose count is of no interest. */

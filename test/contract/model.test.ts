@@ -2,21 +2,23 @@
 import { afterAll, describe } from "vitest";
 import { partitionOf } from "../../lib/keys.ts";
 import { createDurableObjectStorage } from "../../lib/storage/durable-object.ts";
-import { createMemoryStorage } from "../../lib/storage/memory.ts";
+import { createSqliteKeys, createSqliteStorage } from "../../lib/storage/sqlite.ts";
 import { createUpstashStorage } from "../../lib/storage/upstash.ts";
 import { startFaultyGateway } from "../support/faulty-gateway.ts";
 import { startObjectDoor } from "../support/object-door.ts";
 import { startRedis } from "../support/redis.ts";
+import { memorySql } from "../support/sql.ts";
 import { storageModel } from "./storage-model.ts";
 
-storageModel("memory", { rollsBack: true, runs: 300 }, async () => {
+storageModel("sqlite", { rollsBack: true, runs: 300 }, async () => {
   let now = Date.now();
+  const sql = memorySql();
   return {
-    storage: createMemoryStorage({ now: () => now }),
+    storage: createSqliteStorage(createSqliteKeys(sql), () => now),
     advance: (ms) => {
       now += ms;
     },
-    close: async () => {},
+    close: async () => sql.close(),
   };
 });
 
@@ -29,9 +31,7 @@ storageModel("durable-object", { rollsBack: true, runs: 60 }, async () => {
     advance: (ms) => {
       now += ms;
     },
-    disturb: async (key) => {
-      await Promise.all([evict(partitionOf(key)), evict(":directory")]);
-    },
+    disturb: (key) => evict(partitionOf(key)),
     close,
   };
 });
@@ -43,8 +43,10 @@ afterAll(() => redis?.stop());
 describe.skipIf(redis === null)("with a real Redis", () => {
   storageModel("upstash", { rollsBack: false, runs: 60 }, async () => {
     const gateway = await startFaultyGateway({ redisUrl: redis?.url ?? "", token: TOKEN });
+    const storage = createUpstashStorage({ url: gateway.url, token: TOKEN, timeoutMs: 5000 });
     return {
-      storage: createUpstashStorage({ url: gateway.url, token: TOKEN, timeoutMs: 5000 }),
+      storage,
+      ttl: storage.ttl,
       close: () => gateway.close(),
     };
   });

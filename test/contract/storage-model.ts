@@ -10,7 +10,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { StorageError } from "../../lib/errors.ts";
 import { keys, partitionOf } from "../../lib/keys.ts";
-import type { IndexEntry, Storage, TtlSeconds, Write } from "../../lib/storage/storage.ts";
+import type { Change, IndexEntry, Storage, TtlSeconds, Write } from "../../lib/storage/storage.ts";
 import type { Contestant, Traits } from "./storage-contract.ts";
 
 export type ModelContestant = Contestant & {
@@ -62,22 +62,21 @@ export function storageModel(
 
 const A_CONVERSATION = {
   "A/session": (run: string) => keys.session(`${run}-A`),
-  "A/callback": (run: string) => keys.callback(`${run}-A`, "r:1"),
+  "A/conversation": (run: string) => keys.conversation(`${run}-A`),
   "A/messages": (run: string) => keys.messages(`${run}-A`),
   "B/session": (run: string) => keys.session(`${run}-B`),
 } as const;
-const ALONE = ["x", "xy", "list", "index"] as const;
+const ALONE = ["x", "y", "list", "index"] as const;
 type Name = keyof typeof A_CONVERSATION | (typeof ALONE)[number];
 const NAMES = [...(Object.keys(A_CONVERSATION) as (keyof typeof A_CONVERSATION)[]), ...ALONE] as const;
 
 /** What a key is for. Commands keep to it mostly, because a key of the wrong kind only ever refuses. */
-const TEXTS: readonly Name[] = ["A/session", "A/callback", "B/session", "x", "xy"];
+const TEXTS: readonly Name[] = ["A/session", "A/conversation", "B/session", "x", "y"];
 const LISTS: readonly Name[] = ["A/messages", "list"];
 const INDEXES: readonly Name[] = ["index"];
 
-const scanPrefix = (run: string) => `model:${run}:`;
 const keyOf = (run: string, name: string) =>
-  A_CONVERSATION[name as keyof typeof A_CONVERSATION]?.(run) ?? `${scanPrefix(run)}${name}`;
+  A_CONVERSATION[name as keyof typeof A_CONVERSATION]?.(run) ?? `model:${run}:${name}`;
 
 // --- The model --------------------------------------------------------------------------------------------------
 
@@ -127,22 +126,12 @@ class PlainMap {
       .sort((a, b) => b.score - a.score || (a.member < b.member ? 1 : -1));
   }
 
-  /** Keys that stand alone; those of conversations are not scanned. */
-  scan(prefix: string): string[] {
-    return ALONE.filter((key) => key.startsWith(prefix) && typeof this.#find(key)?.content === "string");
-  }
-
-  claim(key: string, value: string, ttlSeconds: TtlSeconds): string | null {
+  update(key: string, change: Change, ttlSeconds: TtlSeconds): boolean {
     const standing = this.#text(key);
-    if (standing === undefined) this.#put(key, value, ttlSeconds);
-    return standing === undefined || standing === value ? null : standing;
-  }
-
-  compareAndSet(key: string, expected: string, next: string | null, ttlSeconds: TtlSeconds): boolean {
-    if (this.#text(key) !== expected) return false;
+    const next = standing === undefined ? undefined : change(standing);
     if (next === null) this.#entries.delete(key);
-    else this.#put(key, next, ttlSeconds);
-    return true;
+    else if (next !== undefined) this.#put(key, next, ttlSeconds);
+    return next !== undefined;
   }
 
   commit(writes: readonly Write[]): unknown[] {
@@ -177,21 +166,22 @@ class PlainMap {
   #apply(write: Write): string | boolean | number | null {
     const { key } = write;
     switch (write.type) {
-      case "set": {
-        if (write.onlyIfAbsent && this.#find(key)) return null;
-        const previous = write.returnPrevious ? this.#text(key) : undefined;
+      case "set":
         this.#put(key, write.value, write.ttlSeconds);
-        return previous ?? null;
-      }
+        return null;
       case "create": {
-        const standing = this.#text(key);
-        if (standing === undefined) this.#put(key, write.value, write.ttlSeconds);
-        return standing ?? write.value;
+        const stands = this.#find(key) !== undefined;
+        if (!stands) this.#put(key, write.value, write.ttlSeconds);
+        return !stands;
+      }
+      case "get": {
+        const { ttlSeconds } = write;
+        return ttlSeconds === undefined ? this.get(key) : this.getAndTouch(key, ttlSeconds);
       }
       case "touch": {
         const entry = this.#find(key);
         if (entry) this.#put(key, entry.content, write.ttlSeconds);
-        return null;
+        return entry !== undefined;
       }
       case "delete":
         return this.#find(key) !== undefined && this.#entries.delete(key);
@@ -272,7 +262,7 @@ type Ask = {
   /** Whether the interface says what must come of it. Left out: always. */
   isDefined?: (model: PlainMap) => boolean;
   ofModel: (model: PlainMap) => unknown;
-  ofStorage: (storage: Storage, key: (name: string) => string, run: string) => Promise<unknown>;
+  ofStorage: (storage: Storage, key: (name: string) => string) => Promise<unknown>;
 };
 
 const REFUSED = "refused: a key holds another kind of value";
@@ -282,7 +272,7 @@ function command({ label, isDefined = () => true, ofModel, ofStorage }: Ask): Co
     check: isDefined,
     async run(model, { contestant: { storage }, run }) {
       const expected = modelAnswer(() => ofModel(model));
-      const actual = await storageAnswer(() => ofStorage(storage, (name) => keyOf(run, name), run));
+      const actual = await storageAnswer(() => ofStorage(storage, (name) => keyOf(run, name)));
       expect(actual, label).toEqual(expected);
     },
     toString: () => label,
@@ -371,34 +361,19 @@ const listIndexCommand = (key: string, limit: number, minScore: number | undefin
     },
   });
 
-const scanCommand = (prefix: string) =>
-  command({
-    label: labelled("scan", prefix),
-    ofModel: (model) => model.scan(prefix).toSorted(),
-    ofStorage: async (storage, _, run) => {
-      const found = new Set<string>();
-      let cursor: string | undefined;
-      do {
-        const page = await storage.scan(`${scanPrefix(run)}${prefix}`, cursor);
-        for (const key of page.keys) found.add(key.slice(scanPrefix(run).length));
-        cursor = page.cursor;
-      } while (cursor !== undefined);
-      return [...found].sort();
-    },
-  });
+/** Changes that look at what stands: each of them, on its own, where the case applies. */
+const CHANGES = {
+  "adds an a": (standing) => `${standing}a`,
+  "removes an a": (standing) => (standing.endsWith("a") ? standing.slice(0, -1) : undefined),
+  "removes the text": () => null,
+  "does nothing": () => undefined,
+} as const satisfies Record<string, Change>;
 
-const claimCommand = (key: string, value: string, ttlSeconds: TtlSeconds) =>
+const updateCommand = (key: string, change: keyof typeof CHANGES, ttlSeconds: TtlSeconds) =>
   command({
-    label: labelled("claim", key, value, ttlSeconds),
-    ofModel: (model) => model.claim(key, value, ttlSeconds),
-    ofStorage: (storage, keyOf) => storage.claim(keyOf(key), value, ttlSeconds),
-  });
-
-const compareAndSetCommand = (key: string, expected: string, next: string | null, ttlSeconds: TtlSeconds) =>
-  command({
-    label: labelled("compareAndSet", key, expected, next, ttlSeconds),
-    ofModel: (model) => model.compareAndSet(key, expected, next, ttlSeconds),
-    ofStorage: (storage, keyOf) => storage.compareAndSet(keyOf(key), expected, next, ttlSeconds),
+    label: labelled("update", key, change, ttlSeconds),
+    ofModel: (model) => model.update(key, CHANGES[change], ttlSeconds),
+    ofStorage: (storage, keyOf) => storage.update(keyOf(key), CHANGES[change], ttlSeconds),
   });
 
 const commitCommand = (writes: readonly Write[], rollsBack: boolean) =>
@@ -454,7 +429,6 @@ function pagesOf(entries: IndexEntry[], limit: number): IndexEntry[][] {
 function audit(model: PlainMap, contestant: ModelContestant): Command[] {
   return [
     getManyCommand(NAMES),
-    scanCommand(""),
     ...NAMES.flatMap((name) => [
       ttlCommand(name, contestant),
       ...(model.kindOf(name) === "list" ? [rangeCommand(name, 0, -1)] : []),
@@ -489,16 +463,15 @@ function commandsFor(contestant: ModelContestant, rollsBack: boolean): fc.Arbitr
   const write = <W extends Write>(shape: { [F in keyof W]: fc.Arbitrary<W[F]> }) =>
     fc.record(shape as { [F in keyof W]: fc.Arbitrary<W[F]> }) as unknown as fc.Arbitrary<Write>;
   const type = <T extends Write["type"]>(type: T) => fc.constant(type);
-  const yes = fc.constant(true as const);
   const ofAny = (key: fc.Arbitrary<Name>) => [
     write({ type: type("touch"), key, ttlSeconds }),
     write({ type: type("delete"), key }),
   ];
   const ofText = (key: fc.Arbitrary<Name>) => [
     write({ type: type("set"), key, value, ttlSeconds }),
-    write({ type: type("set"), key, value, ttlSeconds, returnPrevious: yes }),
-    write({ type: type("set"), key, value, ttlSeconds, onlyIfAbsent: yes }),
     write({ type: type("create"), key, value, ttlSeconds }),
+    write({ type: type("get"), key }),
+    write({ type: type("get"), key, ttlSeconds }),
   ];
   const ofList = (key: fc.Arbitrary<Name>) => [
     write({ type: type("append"), key, value, maxLength, ttlSeconds }),
@@ -542,19 +515,16 @@ function commandsFor(contestant: ModelContestant, rollsBack: boolean): fc.Arbitr
     fc
       .tuple(indexKey, fc.integer({ min: 1, max: 3 }), fc.option(score, { nil: undefined }))
       .map((args) => listIndexCommand(...args)),
-    fc.constantFrom("", "x", "xy", "y").map(scanCommand),
   ];
-  const claims = [
-    fc.tuple(textKey, value, ttlSeconds).map((args) => claimCommand(...args)),
-    fc.tuple(textKey, value, fc.option(value), ttlSeconds).map((args) => compareAndSetCommand(...args)),
-  ];
+  const change = fc.constantFrom(...(Object.keys(CHANGES) as (keyof typeof CHANGES)[]));
+  const updates = fc.tuple(textKey, change, ttlSeconds).map((args) => updateCommand(...args));
   // Up to the last millisecond of the times to live, to them, and beyond a sweep.
   const advances = fc.constantFrom(1, 999, 1000, 1500, 300_000, 599_999).map(advanceCommand);
   const times = (count: number, commands: fc.Arbitrary<Command>[]) =>
     Array.from({ length: count }, () => commands).flat();
   return [
     ...reads,
-    ...claims,
+    ...times(2, [updates]),
     ...times(2, commits),
     ...times(contestant.advance ? 4 : 0, [advances]),
     ...times(contestant.disturb ? 2 : 0, [anyKey.map(disturbCommand)]),

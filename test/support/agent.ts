@@ -8,8 +8,12 @@ export type AgentBehaviour =
   | "reads"
   /** Closes with 1008 at the first frame, as ElevenLabs does with a malformed one. */
   | "refuses-frames"
+  /** Reads the first frame, and then goes away with 1011, as a server does that breaks. */
+  | "breaks"
   /** Drops the TCP connection after the first frame. */
   | "drops"
+  /** Reads, and never answers the closing handshake. */
+  | "never-closes"
   /** Takes the TCP connection and never answers the opening handshake. */
   | "silent"
   /** Answers the opening handshake with 403. */
@@ -38,7 +42,10 @@ export async function startAgent(behaviour: AgentBehaviour = "reads", redirectTo
     socket.on("message", (data) => {
       frames.push(String(data));
       for (const wake of waiting) wake();
+      // What came before the close frame has been read; nothing that follows is.
+      if (behaviour === "never-closes") socket.pause();
       if (behaviour === "refuses-frames") socket.close(1008, "Invalid message received");
+      if (behaviour === "breaks") socket.close(1011, "internal error");
       if (behaviour === "drops") socket.terminate();
     });
   });

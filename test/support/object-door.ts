@@ -1,17 +1,18 @@
 /**
- * The Worker's Durable Objects, reached over HTTP through a Worker that only passes calls on. An object with
- * a stub in this process is in use and cannot be evicted from memory; behind this door it can, between any
- * two calls.
+ * The Worker's storage objects, reached over HTTP through a Worker that only passes calls on. An object with a
+ * stub in this process is in use and cannot be evicted from memory; behind this door it can, between any two
+ * calls.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { convertV4MiniflareOptions, Miniflare } from "miniflare";
 import { inject } from "vitest";
-import type { DurableObjectStorageOptions } from "../../lib/storage/durable-object.ts";
+import type { RecordObjects } from "../../lib/storage/durable-object.ts";
 import { LOCAL_BINDINGS } from "./worker.ts";
 
 const SCRIPT = "door";
 const CLASS = "StorageObject";
+const LIVE_CLASS = "LiveConversation";
 
 /** JSON has neither, and calls carry both. */
 const encode = (value: unknown) =>
@@ -24,7 +25,13 @@ const decode = (text: string): unknown =>
   );
 
 const DOOR = `
-export { ${CLASS} } from "./index.js";
+import { ${CLASS} as Inside } from "./index.js";
+export { ${LIVE_CLASS} } from "./index.js";
+export class ${CLASS} extends Inside {
+  alarmAt() {
+    return this.ctx.storage.getAlarm();
+  }
+}
 const encode = ${encode};
 const decode = ${decode};
 export default {
@@ -37,17 +44,31 @@ export default {
 
 export type ObjectDoor = {
   /** As the binding of the Worker, for methods that a driver calls. */
-  namespace: DurableObjectStorageOptions["namespace"];
+  namespace: RecordObjects;
   /** Evicts an object from memory; nothing happens where it is not there. */
-  evict(partition: string): Promise<void>;
+  evict(name: string): Promise<void>;
+  /** How many rows a table has in an object, seen from inside; null where the object has no such table. */
+  rowsIn(name: string, table: string): Promise<number | null>;
+  /** When the object is woken next, in ms since the epoch; null where it is not. */
+  alarmAt(name: string): Promise<number | null>;
   close(): Promise<void>;
 };
 
+export type ObjectDoorOptions = {
+  /** The configuration of the Worker. Default: embedded storage. */
+  bindings?: Record<string, string>;
+  /** Keeps what the objects store in this directory, so that it is there when they are started again. */
+  directory?: string;
+};
+
 /** Starts the built Worker's objects behind the door. */
-export async function startObjectDoor(): Promise<ObjectDoor> {
+export async function startObjectDoor({
+  bindings = LOCAL_BINDINGS,
+  directory: persisted,
+}: ObjectDoorOptions = {}): Promise<ObjectDoor> {
   const directory = inject("bundleDirectory");
-  const miniflare = new Miniflare(
-    convertV4MiniflareOptions({
+  const miniflare = new Miniflare({
+    ...convertV4MiniflareOptions({
       name: SCRIPT,
       modules: [
         { type: "ESModule", path: join(directory, "door.js"), contents: DOOR },
@@ -59,36 +80,43 @@ export async function startObjectDoor(): Promise<ObjectDoor> {
       ],
       modulesRoot: directory,
       compatibilityDate: "2026-11-17",
-      bindings: LOCAL_BINDINGS,
-      durableObjects: { STORAGE_OBJECTS: { className: CLASS, useSQLite: true } },
+      bindings,
+      durableObjects: {
+        STORAGE_OBJECTS: { className: CLASS, useSQLite: true },
+        LIVE_CONVERSATIONS: { className: LIVE_CLASS, useSQLite: true },
+      },
     }),
-  );
+    unsafeInspectDurableObjects: true,
+    ...(persisted === undefined ? {} : { resourcePersistencePath: persisted }),
+  });
   await miniflare.ready;
 
   const stubOf = (name: string) =>
-    new Proxy(
-      {},
-      {
-        get:
-          (_, method) =>
-          async (...args: unknown[]) => {
-            const body = encode({ name, method, args });
-            const response = await miniflare.dispatchFetch("http://door/", { method: "POST", body });
-            const text = await response.text();
-            if (!response.ok) throw new Error(text);
-            return (decode(text) as { result: unknown }).result;
-          },
-      },
-    );
+    new Proxy({} as Record<string, (...args: unknown[]) => Promise<unknown>>, {
+      get:
+        (_, method) =>
+        async (...args: unknown[]) => {
+          const body = encode({ name, method, args });
+          const response = await miniflare.dispatchFetch("http://door/", { method: "POST", body });
+          const text = await response.text();
+          if (!response.ok) throw new Error(text);
+          return (decode(text) as { result: unknown }).result;
+        },
+    });
   return {
-    namespace: {
-      idFromName: (name: string) => name,
-      get: stubOf,
-    } as unknown as ObjectDoor["namespace"],
+    namespace: { idFromName: (name: string) => name, get: stubOf } as unknown as RecordObjects,
     evict: (name) =>
       miniflare.unsafeEvictDurableObject(SCRIPT, CLASS, { name }).catch((error: unknown) => {
         if (!String(error).includes("not currently running")) throw error;
       }),
+    async rowsIn(name, table) {
+      const sql = await miniflare.unsafeGetDurableObjectStorage(SCRIPT, CLASS, { name });
+      const tables = await sql.exec("SELECT 1 FROM sqlite_master WHERE name = ?", table);
+      if (tables.length === 0) return null;
+      const [row] = await sql.exec<{ rows: number }>(`SELECT count(*) AS rows FROM ${table}`);
+      return row?.rows ?? null;
+    },
+    alarmAt: async (name) => (await stubOf(name).alarmAt?.()) as number | null,
     close: () => miniflare.dispose(),
   };
 }

@@ -6,8 +6,13 @@
 import { WebSocketServer } from "ws";
 import type { TestWorker } from "./worker.ts";
 
+/** Sends a request to any instance of the Worker. */
+export type Send = TestWorker["fetch"];
+
 const API = "/agent-conversations/api";
 
+/** By then everything that was kept during an outage stands in Redis, or somebody has forgotten it. */
+const GIVEN_BACK_MS = 15_000;
 /** How often a sender tries again where it was told to. */
 const MAX_TRIES = 40;
 
@@ -32,6 +37,8 @@ type Acknowledged = {
   callbacks: string[];
   messages: string[];
   state: string | null;
+  /** Of the memory; null while there is none. */
+  fields: string[] | null;
 };
 
 /** Something that happens once a share of the operations, from 0 to 1, is done. `inSilence`: while nobody does anything. */
@@ -47,8 +54,8 @@ export type Users = {
   close(): Promise<void>;
 };
 
-/** `random` from 0 to 1 decides who does what, so that a run can be repeated. */
-export async function startUsers(worker: TestWorker, count: number, random: () => number): Promise<Users> {
+/** `send` chooses an instance; `random` from 0 to 1 decides who does what, so that a run can be repeated. */
+export async function startUsers(fetchAny: Send, count: number, random: () => number): Promise<Users> {
   const frames: string[] = [];
   const agent = new WebSocketServer({ host: "127.0.0.1", port: 0 });
   agent.on("connection", (socket) => socket.on("message", (data) => frames.push(String(data))));
@@ -67,12 +74,13 @@ export async function startUsers(worker: TestWorker, count: number, random: () =
     callbacks: [],
     messages: [],
     state: null,
+    fields: null,
   }));
   const isDelivered = new Map<string, boolean>();
 
   async function send(method: string, path: string, json?: object): Promise<Response> {
     const start = performance.now();
-    const response = await worker.fetch(path, json === undefined ? { method } : { method, json });
+    const response = await fetchAny(path, json === undefined ? { method } : { method, json });
     slowestMs = Math.max(slowestMs, performance.now() - start);
     return response;
   }
@@ -136,16 +144,72 @@ export async function startUsers(worker: TestWorker, count: number, random: () =
       const value = `state ${serial++}`;
       if (await insist("PUT", path, { value })) user.state = value;
     },
-    // Whoever has registered is seen to be live, whatever goes on behind.
+    // Fields are only ever added, so each that was acknowledged must be there in the end.
     async (user) => {
-      operations += 1;
-      const response = await send("GET", `${API}/${user.conversationId}/session`);
-      if (response.ok) acknowledged += 1;
-      else if (response.status === 404 && user.registrationId !== null) {
-        lost.push(`${user.conversationId}: session not found while it was live`);
+      const path = `/memory/api/${user.conversationId}`;
+      const field = `field${serial++}`;
+      if (user.fields === null) {
+        if (await insist("PUT", path, { domain: "general" })) user.fields = [];
+      } else if (await insist("PATCH", path, { [field]: true })) user.fields?.push(field);
+    },
+    // Whoever has registered is seen to be live; an instance that reaches Redis while the object did not may be
+    // some seconds late.
+    async (user) => {
+      const deadline = Date.now() + GIVEN_BACK_MS;
+      for (;;) {
+        operations += 1;
+        const response = await send("GET", `${API}/${user.conversationId}/session`);
+        if (response.ok) acknowledged += 1;
+        if (response.status !== 404 || user.registrationId === null) return;
+        if (Date.now() > deadline) {
+          lost.push(`${user.conversationId}: session not found while it was live`);
+          return;
+        }
+        await new Promise((resolve) => setTimeout(resolve, 250));
       }
     },
   ];
+
+  async function messagesOf(conversationId: string): Promise<string[]> {
+    const ids: string[] = [];
+    for (let before = ""; ; ) {
+      const response = await send("GET", `${API}/${conversationId}?limit=100${before}`);
+      if (!response.ok) return ids;
+      const page = (await response.json()) as { messages: { id: string }[]; nextBefore?: string };
+      ids.unshift(...page.messages.map(({ id }) => id));
+      if (page.nextBefore === undefined) return ids;
+      before = `&before=${page.nextBefore}`;
+    }
+  }
+
+  /** What was acknowledged to a user and is not there, in words. */
+  async function missingOf(user: Acknowledged): Promise<string[]> {
+    const { conversationId, registrationId, callbacks, messages, state, fields } = user;
+    const missing: string[] = [];
+    const ids = await messagesOf(conversationId);
+    for (const id of [...callbacks.map((requestId) => `callback:${requestId}`), ...messages]) {
+      if (!ids.includes(id)) missing.push(`${id} is not in the history`);
+    }
+    if (new Set(ids).size !== ids.length) missing.push("a message stands twice");
+    if (registrationId !== null) {
+      const found = await send("GET", `${API}/${conversationId}/session`);
+      const current = found.ok
+        ? ((await found.json()) as { registrationId: string }).registrationId
+        : found.status;
+      if (current !== registrationId) missing.push("the last registration is not the one that stands");
+    }
+    if (state !== null) {
+      const found = await send("GET", `/state/api/${conversationId}`);
+      const value = found.ok ? ((await found.json()) as { value: string }).value : found.status;
+      if (value !== state) missing.push(`state is ${value} instead of ${state}`);
+    }
+    if (fields !== null) {
+      const found = await send("GET", `/memory/api/${conversationId}`);
+      const memory = found.ok ? ((await found.json()) as object) : {};
+      for (const field of fields) if (!(field in memory)) missing.push(`${field} is not in the memory`);
+    }
+    return missing;
+  }
 
   return {
     async act(total, moments) {
@@ -167,7 +231,11 @@ export async function startUsers(worker: TestWorker, count: number, random: () =
       const one = async (user: Acknowledged): Promise<void> => {
         while (operations < total) {
           await nextMoment();
-          await silence;
+          // Whoever waited for one silence may have come to the next.
+          for (let before = null as Promise<void> | null; before !== silence; ) {
+            before = silence;
+            await before;
+          }
           atWork += 1;
           await things[Math.floor(random() * things.length)]?.(user);
           atWork -= 1;
@@ -178,34 +246,22 @@ export async function startUsers(worker: TestWorker, count: number, random: () =
 
     forget() {
       for (const user of everyone) {
-        Object.assign(user, { registrationId: null, callbacks: [], messages: [], state: null });
+        Object.assign(user, { registrationId: null, callbacks: [], messages: [], state: null, fields: null });
       }
     },
 
     async report() {
       for (const user of everyone) {
-        const { conversationId, registrationId, callbacks, messages, state } = user;
-        const response = await send("GET", `${API}/${conversationId}`);
-        const history = response.ok
-          ? ((await response.json()) as { messages: { id: string }[] }).messages
-          : [];
-        const ids = history.map(({ id }) => id);
-        for (const id of [...callbacks, ...messages]) {
-          if (!ids.includes(id)) lost.push(`${conversationId}: ${id} is not in the history`);
+        // What was kept is given back within seconds.
+        const deadline = Date.now() + GIVEN_BACK_MS;
+        let missing = await missingOf(user);
+        while (missing.length > 0 && Date.now() < deadline) {
+          await new Promise((resolve) => setTimeout(resolve, 100));
+          missing = await missingOf(user);
         }
-        if (new Set(ids).size !== ids.length) lost.push(`${conversationId}: a message stands twice`);
-        if (registrationId !== null) {
-          const own = `${API}/${conversationId}/session?registrationId=${registrationId}`;
-          const { deleted } = (await (await send("DELETE", own)).json()) as { deleted: boolean };
-          if (!deleted) lost.push(`${conversationId}: the last registration is not the one that stands`);
-        }
-        if (state !== null) {
-          const found = await send("GET", `/state/api/${conversationId}`);
-          const value = found.ok ? ((await found.json()) as { value: string }).value : found.status;
-          if (value !== state) lost.push(`${conversationId}: state is ${value} instead of ${state}`);
-        }
+        lost.push(...missing.map((what) => `${user.conversationId}: ${what}`));
         // Whatever still waits is handed over to whoever comes back.
-        if (callbacks.length > 0) await register(user);
+        if (user.callbacks.length > 0) await register(user);
       }
       const told = (requestId: string) =>
         frames.filter((frame) => frame.includes(`output of ${requestId}.`)).length;

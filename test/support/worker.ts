@@ -17,6 +17,8 @@ export type TestWorker = {
   /** Resolves with the first line of this event, logged already or soon; rejects after five seconds. */
   logged(event: string): Promise<LogLine>;
   miniflare: Miniflare;
+  /** Sends a request to another instance, by its place among `others`, from 1 on; 0 is the Worker itself. */
+  fetchFrom(instance: number, path: string, init?: RequestInit & { json?: unknown }): Promise<Response>;
   close(): Promise<void>;
 };
 
@@ -38,6 +40,8 @@ export const bindingsOver = ({ url, token }: { url: string; token: string }) => 
 
 /** The name of the Worker that stands for the outside. */
 export const OUTBOUND = "outside";
+/** The names of the Worker under test, and of the one whose classes stand in for its objects. */
+const [NAME, OBJECTS] = ["worker", "objects"];
 
 const compatibilityDate =
   /^compatibility_date = "(.*)"$/m.exec(readFileSync("wrangler.toml", "utf8"))?.[1] ?? "";
@@ -47,40 +51,68 @@ type RateLimitOptions = { namespace_id: string; simple: { limit: number; period:
 export type TestWorkerOptions = {
   /** The source of a Worker that answers whatever the Worker under test dials, instead of the network. */
   outbound?: string;
-  /** False leaves the Durable Objects out, so that nothing stands by for Redis. */
-  standby?: boolean;
+  /** Bindings of further instances of the Worker over the same objects, beside those of the first. */
+  others?: Record<string, string>[];
+  /** The source of a Worker whose classes stand in for the objects. */
+  objects?: string;
+  /** Keeps what the objects store in this directory, so that it is there when they are started again. */
+  directory?: string;
   /** Rate limiters by the name of their binding. Without any, nothing is limited. */
   rateLimits?: Record<string, RateLimitOptions>;
 };
 
+const CLASSES = { LIVE_CONVERSATIONS: "LiveConversation", STORAGE_OBJECTS: "StorageObject" } as const;
+
 export async function startWorker(
   bindings: Record<string, string> = LOCAL_BINDINGS,
-  { outbound, rateLimits = {}, standby = true }: TestWorkerOptions = {},
+  { outbound, rateLimits = {}, others = [], objects, directory: persisted }: TestWorkerOptions = {},
 ): Promise<TestWorker> {
   const lines: string[] = [];
   const waiting = new Set<() => void>();
   const directory = inject("bundleDirectory");
-  const underTest = {
-    name: "worker",
-    modules: true,
-    scriptPath: join(directory, "index.js"),
-    modulesRoot: directory,
-    compatibilityDate,
-    bindings,
-    ratelimits: rateLimits,
-    durableObjects: standby ? { STORAGE_OBJECTS: { className: "StorageObject", useSQLite: true } } : {},
-    ...(outbound === undefined ? {} : { outboundService: OUTBOUND }),
-  } as const;
+  const scriptName = objects === undefined ? NAME : OBJECTS;
+  const instance = (name: string, own: Record<string, string>) =>
+    ({
+      name,
+      modules: true,
+      scriptPath: join(directory, "index.js"),
+      modulesRoot: directory,
+      compatibilityDate,
+      bindings: own,
+      ratelimits: rateLimits,
+      durableObjects: Object.fromEntries(
+        Object.entries(CLASSES).map(([binding, className]) => [
+          binding,
+          { className, useSQLite: true, ...(name === scriptName ? {} : { scriptName }) },
+        ]),
+      ),
+      ...(outbound === undefined ? {} : { outboundService: OUTBOUND }),
+    }) as const;
   const outside = { name: OUTBOUND, modules: true, script: outbound ?? "", compatibilityDate } as const;
-  const miniflare = new Miniflare(
-    convertV4MiniflareOptions({
-      workers: outbound === undefined ? [underTest] : [underTest, outside],
+  const standIns = {
+    name: OBJECTS,
+    modules: true,
+    script: objects ?? "",
+    compatibilityDate,
+    durableObjects: Object.fromEntries(
+      Object.entries(CLASSES).map(([binding, className]) => [binding, { className, useSQLite: true }]),
+    ),
+  } as const;
+  const miniflare = new Miniflare({
+    ...convertV4MiniflareOptions({
+      workers: [
+        instance(NAME, bindings),
+        ...others.map((own, i) => instance(`${NAME}-${i + 1}`, { ...bindings, ...own })),
+        ...(outbound === undefined ? [] : [outside]),
+        ...(objects === undefined ? [] : [standIns]),
+      ],
       handleStructuredLogs: ({ message }) => {
         lines.push(message);
         for (const wake of waiting) wake();
       },
     }),
-  );
+    ...(persisted === undefined ? {} : { resourcePersistencePath: persisted }),
+  });
   const url = await miniflare.ready;
   const logs = () => lines.flatMap((line) => (line.startsWith("{") ? [JSON.parse(line) as LogLine] : []));
 
@@ -89,17 +121,11 @@ export async function startWorker(
     lines,
     logs,
     miniflare,
-    fetch(path, { json, ...init } = {}) {
-      const withJson =
-        json === undefined
-          ? init
-          : {
-              method: "POST",
-              ...init,
-              body: JSON.stringify(json),
-              headers: { "content-type": "application/json", ...(init.headers as Record<string, string>) },
-            };
-      return fetch(new URL(path, url), withJson as RequestInit);
+    fetch: (path, init) => fetch(new URL(path, url), withJson(init)),
+    async fetchFrom(instance, path, init) {
+      if (instance === 0) return fetch(new URL(path, url), withJson(init));
+      const worker = await miniflare.getWorker(`${NAME}-${instance}`);
+      return (await worker.fetch(new URL(path, url), withJson(init) as never)) as unknown as Response;
     },
     logged(event) {
       const { promise, resolve, reject } = Promise.withResolvers<LogLine>();
@@ -120,4 +146,10 @@ export async function startWorker(
     },
     close: () => miniflare.dispose(),
   };
+}
+
+function withJson({ json, ...init }: RequestInit & { json?: unknown } = {}): RequestInit {
+  if (json === undefined) return init;
+  const headers = { "content-type": "application/json", ...(init.headers as Record<string, string>) };
+  return { method: "POST", ...init, body: JSON.stringify(json), headers };
 }

@@ -1,11 +1,10 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import { beforeEach, describe, expect, test } from "vitest";
 import { type AssistantSessions, createAssistantSessions } from "../../lib/assistant-session.ts";
 import { parseJsonObject, stringifyJson } from "../../lib/json.ts";
 import { createLogger } from "../../lib/log.ts";
-import { createMemoryStorage } from "../../lib/storage/memory.ts";
+import { createSqliteKeys, createSqliteStorage } from "../../lib/storage/sqlite.ts";
 import type { Storage } from "../../lib/storage/storage.ts";
-import { createTurns } from "../../lib/turns.ts";
+import { memorySql } from "../support/sql.ts";
 
 const KEY = "session:c1";
 const NEUTRAL = {
@@ -14,7 +13,7 @@ const NEUTRAL = {
   price: null,
   city: null,
   gender: null,
-  intentSpecific: false,
+  intentSpecific: {},
   lastQuery: "",
   lastAnswer: "",
 };
@@ -24,11 +23,10 @@ let storage: Storage;
 let memories: AssistantSessions;
 beforeEach(() => {
   clock = 0;
-  storage = createMemoryStorage({ now: () => clock });
+  storage = createSqliteStorage(createSqliteKeys(memorySql()), () => clock);
   memories = createAssistantSessions({
     storage,
     log: createLogger({ now: () => clock, write: () => {} }),
-    contention: { turns: createTurns(), wait: (ms) => sleep(ms) },
   });
 });
 const advance = (seconds: number) => {
@@ -50,7 +48,7 @@ test("every field comes back, and fields that nobody knows do too", async () => 
     price: 99.5,
     city: "Rome",
     gender: "women",
-    intentSpecific: true,
+    intentSpecific: { occasion: "wedding", guests: [2, { children: null }], urgent: true },
     lastQuery: "cheaper?",
     lastAnswer: "no",
     lastImageUrl: "https://img.example/1.png",
@@ -60,9 +58,52 @@ test("every field comes back, and fields that nobody knows do too", async () => 
   expect(await memories.getSession("c1")).toStrictEqual(state);
 });
 
+test("the image may be known to be none, which is not the same as left out", async () => {
+  const saved = await memories.saveSession("c1", { domain: "hotel", lastImageUrl: null });
+  expect(saved).toHaveProperty("lastImageUrl", null);
+  expect(await memories.getSession("c1")).toEqual(saved);
+  expect(await memories.updateSession("c1", { lastImageUrl: "https://img.example/2.png" })).toMatchObject({
+    lastImageUrl: "https://img.example/2.png",
+  });
+  expect(await memories.updateSession("c1", { lastImageUrl: null })).toEqual(saved);
+  expect(await memories.saveSession("c1", { domain: "hotel" })).not.toHaveProperty("lastImageUrl");
+});
+
+describe("an intent", () => {
+  test.each([true, false])(
+    "of the first version, %s, reads as one of which nothing is known",
+    async (stored) => {
+      const value = JSON.stringify({ domain: "hotel", ...NEUTRAL, intentSpecific: stored, extra: 1 });
+      await storage.commit([{ type: "set", key: KEY, value, ttlSeconds: 600 }]);
+      expect(await memories.getSession("c1")).toEqual({ domain: "hotel", ...NEUTRAL, extra: 1 });
+      expect(await memories.updateSession("c1", { intentSpecific: { stars: 4 } })).toMatchObject({
+        intentSpecific: { stars: 4 },
+        extra: 1,
+      });
+    },
+  );
+
+  test("is replaced whole, and keeps every key and number that was sent", async () => {
+    const text = '{"__proto__":{"x":1},"id":12345678901234567890,"far":1e20,"deep":[{"a":null}]}';
+    await memories.saveSession("c1", { domain: "hotel", intentSpecific: { before: 1 } });
+    await memories.updateSession("c1", parseJsonObject(`{"intentSpecific":${text}}`));
+    expect(await storage.get(KEY)).toContain(`"intentSpecific":${text}`);
+  });
+});
+
+test.each([
+  ["0", 0],
+  ["99.5", 99.5],
+  ["1e5", 100_000],
+  ["1e20", 1e20],
+])("a price may be written as %s", async (text, price) => {
+  await memories.saveSession("c1", parseJsonObject(`{"domain":"hotel","price":${text}}`));
+  expect(await memories.getSession("c1")).toMatchObject({ price });
+});
+
 test("keys are data and numbers keep their digits", async () => {
   const text =
-    '{"domain":"hotel","__proto__":{"x":1},"constructor":2,"id":12345678901234567890,"zero":-0,"tiny":1e-400}';
+    '{"domain":"hotel","__proto__":{"x":1},"constructor":2,"id":12345678901234567890,"zero":-0,"tiny":1e-400,"far":1e20}';
   await memories.saveSession("c1", parseJsonObject(text));
   await memories.updateSession("c1", { city: "Oslo" });
   const stored = (await storage.get(KEY)) ?? "";
@@ -116,7 +157,7 @@ describe("updating", () => {
 
   test("of what is absent is null and creates nothing", async () => {
     expect(await memories.updateSession("c1", { domain: "hotel" })).toBeNull();
-    expect((await storage.scan("")).keys).toEqual([]);
+    expect(await storage.get(KEY)).toBeNull();
   });
 
   test("200 times at once loses none", async () => {
@@ -156,9 +197,14 @@ describe("what is refused, in a save and in an update, and leaves the memory as 
     ["brand", { brand: 7 }],
     ["city", { city: ["Oslo"] }],
     ["gender", { gender: "both" }],
+    ["price", { price: parseJsonObject('{"p":1e400}').p }],
     ["intentSpecific", { intentSpecific: "true" }],
+    ["intentSpecific", { intentSpecific: true }],
+    ["intentSpecific", { intentSpecific: ["hotel"] }],
+    ["intentSpecific", { intentSpecific: null }],
+    ["intentSpecific", { intentSpecific: parseJsonObject('{"i":1e20}').i }],
     ["lastQuery", { lastQuery: null }],
-    ["lastImageUrl", { lastImageUrl: null }],
+    ["lastImageUrl", { lastImageUrl: 7 }],
   ])("%s of %j", async (path, fields) => {
     const before = await memories.saveSession("c1", { domain: "general" });
     const refusal = { code: "invalid_request", issues: [{ path }] };

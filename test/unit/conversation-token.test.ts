@@ -1,7 +1,7 @@
 import { createHmac, generateKeyPairSync, sign as signWithKey } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { issueConversationToken, verifyConversationToken } from "../../lib/conversation-token.ts";
+import { issueConversationToken, verifyConversationToken } from "../../lib/auth/conversation-token.ts";
 
 const SECRET = "a-session-token-secret-of-32-byte";
 /** Half a second into a second, so that rounding shows. Long past, so that a look at the system clock shows too. */

@@ -1,249 +1,210 @@
-/** The fallback with everything in memory: a primary that fails when told to, and a clock that the test turns. */
-import { describe, expect, test } from "vitest";
-import { StorageError, type StorageFailure } from "../../lib/errors.ts";
-import { partitionOf } from "../../lib/keys.ts";
-import { createLogger } from "../../lib/log.ts";
-import { createFallback } from "../../lib/storage/fallback.ts";
-import { createMemoryStorage } from "../../lib/storage/memory.ts";
-import { createMemoryStandby } from "../../lib/storage/memory-standby.ts";
-import type { Storage } from "../../lib/storage/storage.ts";
-import { withTimeBudget } from "../../lib/storage/time-budget.ts";
-import type { LogLine } from "../support/worker.ts";
+/** Instances over one Redis and one object a record, each with a way to Redis of its own that fails when told to. */
+import { afterEach, describe, expect, test, vi } from "vitest";
+import { answer } from "../../lib/rpc.ts";
+import { createBreaker, OF_AN_INSTANCE, withBreaker } from "../../lib/storage/breaker.ts";
+import type { RecordObjects } from "../../lib/storage/durable-object.ts";
+import { createElseAsk, createRecordStorage } from "../../lib/storage/fallback.ts";
+import { createKeeper } from "../../lib/storage/keeper.ts";
+import { createSqliteKeys, createSqliteStorage } from "../../lib/storage/sqlite.ts";
+import type { TextStorage, TextWrite, TtlSeconds } from "../../lib/storage/storage.ts";
+import { faultyStorage } from "../support/faulty-storage.ts";
+import { memorySql } from "../support/sql.ts";
 
-const KEY = "elevenlabs:session:c1";
-const LIST = "elevenlabs:conversation:c1:messages";
+const KEY = "conv:c1";
 
 function setUp() {
   let clock = 1_000_000;
   const now = () => clock;
-  let failure: StorageFailure | null = null;
-  /** What happens to a failing write: refused before, or applied and its answer lost. */
-  let answersLost = false;
-  const asked: string[] = [];
-  const real = createMemoryStorage({ now });
-  const primary = new Proxy(real, {
-    get(target, name: keyof Storage) {
-      const method = target[name];
-      if (typeof method !== "function") return method;
-      return async (...args: unknown[]) => {
-        asked.push(name);
-        if (failure !== null && !answersLost) throw new StorageError("primary", name, failure);
-        const result = await (method as (...args: unknown[]) => unknown).apply(target, args);
-        if (failure !== null) throw new StorageError("primary", name, failure);
-        return result;
-      };
-    },
-  });
-  const standby = createMemoryStandby({ now, primary, partitionOf });
-  const fallback = createFallback({ primary, standby, partitionOf, now, random: () => 1 });
-  const logs: LogLine[] = [];
-  const log = createLogger({ now, write: (_level, line) => logs.push(JSON.parse(line)) });
-  const later: Promise<unknown>[] = [];
+  const redis = createSqliteStorage(createSqliteKeys(memorySql()), now, "redis");
+  const ofObject = faultyStorage(redis);
+  const keeper = createKeeper({ primary: ofObject, sql: memorySql(), now, keepsCopies: true });
+  const calls: string[] = [];
+  /** What a `RecordObject` does with these calls. */
+  const object = {
+    read: (key: string, ttlSeconds?: TtlSeconds) =>
+      answer(() => (ttlSeconds === undefined ? keeper.get(key) : keeper.getAndTouch(key, ttlSeconds))),
+    write: (writes: TextWrite[]) => answer(() => keeper.commit(writes)),
+    swap: (key: string, expected: string, next: string | null, ttlSeconds: TtlSeconds) =>
+      answer(() => keeper.update(key, (text) => (text === expected ? next : undefined), ttlSeconds)),
+  };
+  let isHanging = false;
+  const namespace = {
+    idFromName: (name: string) => name,
+    get: () =>
+      new Proxy(object, {
+        get: (_, name: keyof typeof object) => {
+          calls.push(name);
+          return isHanging ? () => new Promise(() => {}) : object[name];
+        },
+      }),
+  } as unknown as RecordObjects;
+
+  function instance() {
+    const own = faultyStorage(redis);
+    const breaker = createBreaker({ now, ...OF_AN_INSTANCE, random: () => 1 });
+    const watched = withBreaker(own, breaker, { refuses: false });
+    return { redis: own, storage: createRecordStorage(watched, createElseAsk(breaker), namespace) };
+  }
   return {
-    real,
-    logs,
-    asked,
-    now,
-    request: () => fallback.forRequest({ log, afterResponse: (work) => later.push(work) }),
-    settled: () => Promise.all(later.splice(0)),
+    redis,
+    keeper,
+    calls,
+    ofObject,
+    instance,
     advance: (ms: number) => {
       clock += ms;
     },
-    fail(next: StorageFailure = "timeout", lost = false) {
-      failure = next;
-      answersLost = lost;
-    },
-    heal() {
-      failure = null;
-    },
-    /** Three requests that fail, so that nobody asks any more. */
-    async open() {
-      this.fail();
-      for (let i = 0; i < 3; i++) await this.request().ping();
-    },
-    /** Heals, waits for the next probe, and lets it close the breaker. */
-    async recover() {
-      this.heal();
-      this.advance(30_000);
-      await this.request().ping();
-      await this.settled();
+    hang: () => {
+      isHanging = true;
     },
   };
 }
 
-const set = (value: string, ttlSeconds = 600) => ({ type: "set", key: KEY, value, ttlSeconds }) as const;
-const append = (value: string) =>
-  ({ type: "append", key: LIST, value, maxLength: 10, ttlSeconds: 600 }) as const;
+const set = (storage: TextStorage, value: string) =>
+  storage.commit([{ type: "set", key: KEY, value, ttlSeconds: 600 }]);
+const append = (storage: TextStorage, suffix: string) =>
+  storage.update(KEY, (standing) => standing + suffix, 600);
 
-describe("an outage", () => {
-  test("finds what was acknowledged before it", async () => {
-    const world = setUp();
-    await world.request().commit([set("a"), append("m1")]);
-    await world.settled();
-    await world.open();
-    expect(await world.request().get(KEY)).toBe("a");
-    expect(await world.request().range(LIST, 0, -1)).toEqual(["m1"]);
+afterEach(() => vi.useRealTimers());
+
+describe("a read", () => {
+  test("is one request to Redis, and no call of the object", async () => {
+    const { instance, redis, calls } = setUp();
+    await set(redis, "a");
+    const a = instance();
+    expect(await a.storage.get(KEY)).toBe("a");
+    expect(await a.storage.getAndTouch(KEY, 600)).toBe("a");
+    expect([a.redis.asked, calls]).toEqual([["get", "getAndTouch"], []]);
   });
 
-  test("makes a request wait for the primary once, and then go on with the standby", async () => {
-    const world = setUp();
-    world.fail();
-    const storage = world.request();
-    world.asked.splice(0);
-    await storage.commit([set("a")]);
-    await storage.get(KEY);
-    await storage.get(KEY);
-    expect(world.asked).toEqual(["commit"]);
+  test("that Redis does not answer is answered by the object, which may reach it", async () => {
+    const { instance, redis } = setUp();
+    await set(redis, "a");
+    const a = instance();
+    a.redis.fail();
+    expect(await a.storage.get(KEY)).toBe("a");
+    expect(await a.storage.getAndTouch(KEY, 1_200)).toBe("a");
+    expect(await redis.ttl(KEY)).toBe(1_200);
   });
 
-  test("makes nobody wait once three requests have failed, and is logged once", async () => {
-    const world = setUp();
-    await world.open();
-    world.asked.splice(0);
-    for (let i = 0; i < 10; i++) await world.request().commit([set(`v${i}`)]);
-    expect(world.asked).toEqual([]);
-    expect(world.logs.map(({ event }) => event)).toEqual(["storage.degraded"]);
-    expect(world.request().health?.()).toEqual({ usingFallback: true, lastError: "timeout" });
+  test("that nobody can answer fails, and never says that there is nothing", async () => {
+    const { instance, redis, ofObject } = setUp();
+    await set(redis, "a");
+    const a = instance();
+    a.redis.fail();
+    ofObject.fail({ failure: "server_error" });
+    await expect(a.storage.get(KEY)).rejects.toMatchObject({
+      code: "storage_unavailable",
+      failure: "server_error",
+    });
   });
 
-  test("is over when a probe succeeds, which is logged once", async () => {
-    const world = setUp();
-    await world.open();
-    await world.recover();
-    expect(world.logs.map(({ event }) => event)).toEqual(["storage.degraded", "storage.recovered"]);
-    expect(world.request().health?.()).toEqual({ usingFallback: false });
+  test("that Redis refuses is refused: the object is not asked", async () => {
+    const { instance, calls } = setUp();
+    const a = instance();
+    a.redis.fail({ failure: "rejected" });
+    await expect(a.storage.get(KEY)).rejects.toMatchObject({ failure: "rejected" });
+    expect(calls).toEqual([]);
   });
 
-  test("sends one probe when one is due, and more only as the waits allow", async () => {
-    const world = setUp();
-    await world.open();
-    world.asked.splice(0);
-    world.advance(1_000);
-    for (let i = 0; i < 5; i++) await world.request().get(KEY);
-    await world.settled();
-    expect(world.asked).toEqual(["ping"]);
+  test("is not tried in Redis once three have failed, until it is time for one that finds out", async () => {
+    const { instance, redis, advance } = setUp();
+    await set(redis, "a");
+    const a = instance();
+    a.redis.fail();
+    for (let i = 0; i < 10; i++) expect(await a.storage.get(KEY)).toBe("a");
+    expect(a.redis.asked).toHaveLength(3);
+    expect(a.storage.health?.()).toEqual({ usingFallback: true, lastError: "timeout" });
+    a.redis.heal();
+    advance(1_000);
+    await a.storage.get(KEY);
+    await a.storage.get(KEY);
+    expect(a.redis.asked).toHaveLength(5);
+    expect(a.storage.health?.()).toEqual({ usingFallback: false });
   });
 });
 
-describe("afterwards", () => {
-  test("what was written is given back before it is looked for, with the time it has left", async () => {
-    const world = setUp();
-    await world.open();
-    await world.request().commit([set("a", 600), append("m1")]);
-    await world.recover();
-    expect(await world.request().get(KEY)).toBe("a");
-    expect(await world.real.get(KEY)).toBe("a");
-    expect(await world.real.ttl(KEY)).toBe(570);
-    expect(await world.real.range(LIST, 0, -1)).toEqual(["m1"]);
+describe("a write", () => {
+  test("is done by the object, and by nobody else", async () => {
+    const { instance, redis, calls } = setUp();
+    const a = instance();
+    await set(a.storage, "a");
+    expect([await redis.get(KEY), a.redis.asked, calls]).toEqual(["a", [], ["write"]]);
   });
 
-  test("a scan finds what was left behind by one request that failed alone", async () => {
-    const world = setUp();
-    world.fail();
-    const failing = world.request();
-    await failing.commit([{ type: "set", key: "conv:a", value: "{}", ttlSeconds: 600 }]);
-    world.heal();
-    expect(await world.request().scan("conv:")).toEqual({ keys: ["conv:a"] });
-  });
-
-  test("what has expired meanwhile is not given back", async () => {
-    const world = setUp();
-    await world.open();
-    await world.request().commit([set("a", 10)]);
-    await world.recover();
-    expect(await world.request().get(KEY)).toBeNull();
-    expect(await world.real.get(KEY)).toBeNull();
-  });
-
-  test("something newer in the primary stays", async () => {
-    const world = setUp();
-    await world.open();
-    await world.request().commit([set("a")]);
-    await world.real.commit([set("newer")]);
-    await world.recover();
-    expect(await world.request().get(KEY)).toBe("newer");
-  });
-
-  test("what stood there before is no newer", async () => {
-    const world = setUp();
-    await world.request().commit([set("before")]);
-    await world.settled();
-    await world.open();
-    await world.request().commit([set("during")]);
-    await world.recover();
-    expect(await world.request().get(KEY)).toBe("during");
-  });
-
-  test("a write whose answer was lost is no newer, and stands once in a list", async () => {
-    const world = setUp();
-    world.fail("network", true);
-    await world.request().commit([set("first"), append("m1")]);
-    await world.request().commit([set("second"), append("m2")]);
-    world.heal();
-    expect(await world.request().get(KEY)).toBe("second");
-    expect(await world.real.range(LIST, 0, -1)).toEqual(["m1", "m2"]);
-  });
-
-  test("what was deleted is deleted", async () => {
-    const world = setUp();
-    await world.request().commit([set("a"), append("m1")]);
-    await world.settled();
-    await world.open();
-    await world.request().commit([
+  test("of more than one record is a mistake", async () => {
+    const { instance } = setUp();
+    const mistaken = instance().storage.commit([
       { type: "delete", key: KEY },
-      { type: "delete", key: LIST },
+      { type: "delete", key: "conv:c2" },
     ]);
-    await world.recover();
-    expect(await world.request().getMany([KEY])).toEqual([null]);
-    expect(await world.request().range(LIST, 0, -1)).toEqual([]);
-    expect(await world.real.get(KEY)).toBeNull();
+    await expect(mistaken).rejects.toThrow(TypeError);
   });
 
-  test("a claim made in it holds", async () => {
-    const world = setUp();
-    await world.open();
-    expect(await world.request().claim(KEY, "mine", 600)).toBeNull();
-    await world.recover();
-    expect(await world.request().claim(KEY, "theirs", 600)).toBe("mine");
-  });
-
-  test("a claim in the primary gives way to one that was made in the standby a moment ago", async () => {
-    const world = setUp();
-    const failing = world.request();
-    world.fail();
-    expect(await failing.claim(KEY, "mine", 600)).toBeNull();
-    world.heal();
-    expect(await world.request().claim(KEY, "theirs", 600)).toBe("mine");
-    expect(await world.real.get(KEY)).toBe("mine");
+  test("waits no longer than 3 s for an object that hangs", async () => {
+    vi.useFakeTimers();
+    const { instance, hang } = setUp();
+    hang();
+    const outcome = set(instance().storage, "a").catch((error: unknown) => error);
+    await vi.advanceTimersByTimeAsync(3_000);
+    expect(await outcome).toMatchObject({ driver: "durable-object", failure: "timeout" });
   });
 });
 
-describe("a time budget", () => {
-  test("bounds the sum of what is waited for, not each", async () => {
-    let clock = 0;
-    const slow: Storage = {
-      ...createMemoryStorage({ now: () => clock }),
-      async get() {
-        clock += 1_000;
-        return null;
-      },
-    };
-    const storage = withTimeBudget(slow, () => clock, 3_000);
-    for (let i = 0; i < 3; i++) await storage.get(KEY);
-    await expect(storage.get(KEY)).rejects.toMatchObject({ failure: "timeout" });
-    storage.renew();
-    expect(await storage.get(KEY)).toBeNull();
+describe("with two instances", () => {
+  test("one 503 at one of them while it writes, and a write at the other: both are kept", async () => {
+    const { instance } = setUp();
+    const [a, b] = [instance(), instance()];
+    await set(a.storage, "");
+    b.redis.fail({ failure: "server_error" });
+    await append(b.storage, "b");
+    b.redis.heal();
+    await append(a.storage, "a");
+    expect(await a.storage.get(KEY)).toBe("ba");
+    expect(await b.storage.get(KEY)).toBe("ba");
   });
 
-  test("counts what is waited for side by side once", async () => {
-    let clock = 0;
-    const { promise, resolve } = Promise.withResolvers<null>();
-    const slow: Storage = { ...createMemoryStorage({ now: () => clock }), get: () => promise };
-    const storage = withTimeBudget(slow, () => clock, 3_000);
-    const both = Promise.all([storage.get(KEY), storage.get(KEY)]);
-    clock += 2_000;
-    resolve(null);
-    await both;
-    expect(await storage.get(KEY)).toBeNull();
+  test("one that still believes in an outage that is over erases nothing", async () => {
+    const { instance, ofObject } = setUp();
+    const [a, b] = [instance(), instance()];
+    await set(a.storage, "");
+    for (const storage of [b.redis, ofObject]) storage.fail();
+    for (let i = 0; i < 3; i++) await append(b.storage, "b");
+    for (const storage of [b.redis, ofObject]) storage.heal();
+    await append(b.storage, "B");
+    await append(a.storage, "a");
+    expect(await a.storage.get(KEY)).toBe("bbbBa");
   });
+
+  test("a write in an outage wins over what Redis held before, of which nobody had a copy", async () => {
+    const { instance, redis, keeper, ofObject } = setUp();
+    await set(redis, "before");
+    const b = instance();
+    for (const storage of [b.redis, ofObject]) storage.fail();
+    await set(b.storage, "during");
+    for (const storage of [b.redis, ofObject]) storage.heal();
+    await keeper.giveBack();
+    expect(await instance().storage.get(KEY)).toBe("during");
+  });
+
+  test("a write at the one that reaches Redis comes after what the object keeps, which does not reach it", async () => {
+    const { instance, keeper, ofObject } = setUp();
+    const [a, b] = [instance(), instance()];
+    await set(a.storage, "");
+    for (const storage of [b.redis, ofObject]) storage.fail();
+    await append(b.storage, "b");
+    await append(a.storage, "a");
+    ofObject.heal();
+    await keeper.giveBack();
+    expect(await a.storage.get(KEY)).toBe("ba");
+  });
+});
+
+test("a ping asks Redis, because that is what is to answer", async () => {
+  const { instance, calls } = setUp();
+  const a = instance();
+  await a.storage.ping();
+  a.redis.fail();
+  await expect(a.storage.ping()).rejects.toMatchObject({ failure: "timeout" });
+  expect(calls).toEqual([]);
 });

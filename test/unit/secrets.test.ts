@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { isEqualDigest, matchesAnySecret, parseSecretList } from "../../lib/secrets.ts";
+import { isEqualDigest, matchesAnySecret, parseSecretList } from "../../lib/auth/secrets.ts";
 
 describe("a list of secrets", () => {
   test.each([

@@ -6,7 +6,7 @@ import {
   type StandardWebhookHeaders,
   verifyElevenLabsSignature,
   verifyStandardWebhook,
-} from "../../lib/webhook-signature.ts";
+} from "../../lib/auth/webhook-signature.ts";
 
 const bytes = (text: string) => new TextEncoder().encode(text);
 /** Ill-formed as UTF-8: a lone continuation byte, 0xff, a NUL and a truncated sequence. */

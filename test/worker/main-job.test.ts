@@ -65,6 +65,7 @@ describe("registering a session", () => {
     expect(JSON.parse(text)).toEqual({
       active: true,
       conversationId: id,
+      registrationId: expect.stringMatching(/^[0-9a-f-]{36}$/),
       createdAt: expect.any(String),
       expiresAt: expect.any(String),
       ttl: expect.toSatisfy((ttl: number) => ttl > 590 && ttl <= 600),
@@ -126,7 +127,9 @@ describe("a callback into a live session", () => {
         ].join("\n"),
       },
     ]);
-    expect((await history(id)).messages).toMatchObject([{ id: "r1", content: "output of r1", role: "tool" }]);
+    expect((await history(id)).messages).toMatchObject([
+      { id: "callback:r1", content: "output of r1", role: "tool" },
+    ]);
   });
 
   test("in context mode is a contextual_update named by its requestId", async () => {
@@ -142,17 +145,19 @@ describe("a callback into a live session", () => {
     expect(live.frames[0]).toContain(JSON.stringify('{"code":7}').slice(1, -1));
   });
 
-  test("sent a hundred times at once is pushed once", async () => {
+  test("sent a hundred times at once is pushed once, and every sender is told the same", async () => {
     const id = freshId();
     const live = await agent();
     await register(id, { sessionUrl: live.url });
     const responses = await Promise.all(Array.from({ length: 100 }, () => callBack(id, "r1")));
-    const statuses = responses.map(({ status }) => status);
-    const bodies = (await Promise.all(responses.map((response) => response.json()))) as { status: unknown }[];
-    expect(bodies.filter(({ status }) => status === "delivered")).toHaveLength(1);
-    expect(new Set(statuses).isSubsetOf(new Set([200, 409]))).toBe(true);
-    for (const response of responses.filter(({ status }) => status === 409)) {
-      expect(Number(response.headers.get("retry-after"))).toBeGreaterThan(0);
+    for (const response of responses) {
+      expect(response.status).toBe(200);
+      expect(await response.json()).toEqual({
+        received: true,
+        delivered: true,
+        status: "delivered",
+        channel: "socket",
+      });
     }
     expect(live.frames).toHaveLength(1);
     const again = await callBack(id, "r1");
@@ -177,26 +182,30 @@ describe("a callback into a live session", () => {
     }
   });
 
-  test.each<[AgentBehaviour, { frames: number; connections: number }]>([
-    ["refuses-frames", { frames: 1, connections: 1 }],
-    ["drops", { frames: 1, connections: 1 }],
-    ["forbids", { frames: 0, connections: 1 }],
-    ["silent", { frames: 0, connections: 1 }],
-  ])("an agent that %s gets no second push, and the result waits", async (behaviour, expected) => {
-    const id = freshId();
-    const live = await agent(behaviour);
-    await register(id, { sessionUrl: live.url });
-    const response = await callBack(id, "r1");
-    expect(response.status).toBe(202);
-    expect(await response.json()).toEqual({
-      received: true,
-      delivered: false,
-      status: "queued",
-      reason: "push_failed",
-    });
-    expect({ frames: live.frames.length, connections: live.connections() }).toEqual(expected);
-    expect((await history(id)).messages).toHaveLength(1);
-  });
+  test.each<[AgentBehaviour, string, { frames: number; connections: number }]>([
+    ["refuses-frames", "push_failed", { frames: 1, connections: 1 }],
+    ["drops", "unconfirmed", { frames: 1, connections: 1 }],
+    ["breaks", "unconfirmed", { frames: 1, connections: 1 }],
+    ["forbids", "push_failed", { frames: 0, connections: 1 }],
+    ["silent", "push_failed", { frames: 0, connections: 1 }],
+  ])(
+    "an agent that %s gets no second push, and the result waits: %s",
+    async (behaviour, reason, expected) => {
+      const id = freshId();
+      const live = await agent(behaviour);
+      await register(id, { sessionUrl: live.url });
+      const response = await callBack(id, "r1");
+      expect(response.status).toBe(202);
+      expect(await response.json()).toEqual({
+        received: true,
+        delivered: false,
+        status: "queued",
+        reason,
+      });
+      expect({ frames: live.frames.length, connections: live.connections() }).toEqual(expected);
+      expect((await history(id)).messages).toHaveLength(1);
+    },
+  );
 
   test("an agent that cannot be connected to is tried, and the result waits", async () => {
     const id = freshId();
@@ -245,7 +254,7 @@ describe("nobody there", () => {
       status: "queued",
       reason: "session_not_found",
     });
-    expect((await history(id)).messages).toMatchObject([{ id: "r1" }]);
+    expect((await history(id)).messages).toMatchObject([{ id: "callback:r1" }]);
   });
 
   test("an ended session leaves one warning that says what happened and to which conversation", async () => {
@@ -274,7 +283,9 @@ describe("nobody there", () => {
     expect(JSON.parse(frame ?? "").text).toMatch(
       /^\[Background task results\] 3 tasks[\s\S]*r1[\s\S]*r2[\s\S]*r3/,
     );
-    await worker.logged("backlog.delivered");
+    await expect
+      .poll(async () => (await callBack(id, "r3")).json())
+      .toMatchObject({ status: "duplicate", delivered: true });
     const again = await agent();
     await register(id, { sessionUrl: again.url });
     expect(await (await callBack(id, "r4")).json()).toMatchObject({ delivered: true });

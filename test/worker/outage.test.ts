@@ -1,18 +1,21 @@
 /**
- * An outage that nobody notices: the built Worker over a real Redis that is killed, frozen, restarted, or
- * answers badly, while users go on. OUTAGE_OPERATIONS sets how many things are done across each fault; the
- * default keeps `npm test` quick, and `npm run test:outage` does 2,000.
+ * An outage that nobody notices: two instances of the built Worker and their objects, each with a way of its own
+ * to a real Redis that is killed, frozen, restarted, or answers badly, now to the one and now to the other, while
+ * users go on with whichever instance takes their request. OUTAGE_OPERATIONS sets how many things are done across
+ * each fault; the default keeps `npm test` quick, and `npm run test:outage` does 2,000.
  */
 import { afterAll, describe, type ExpectStatic, test } from "vitest";
-import { type Fault, startFaultyGateway } from "../support/faulty-gateway.ts";
-import { seededRandom, startUsers } from "../support/outage.ts";
+import type { Fault } from "../support/faulty-gateway.ts";
+import { type Instances, startInstances } from "../support/instances.ts";
+import { type Moment, seededRandom, startUsers, type Users } from "../support/outage.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
-import { bindingsOver, startWorker, type TestWorker } from "../support/worker.ts";
 
 const OPERATIONS = Number(process.env.OUTAGE_OPERATIONS ?? 120);
 const USERS = 20;
 /** The fault begins after this share of the operations, and ends after that one. */
 const [BEGIN, END] = [0.25, 0.75];
+/** How often it is decided anew, meanwhile, who of the three has the fault. */
+const TURNS = 8;
 
 const redis = await startRedis({ covers: "outages of a real Redis" });
 await redis?.stop();
@@ -62,23 +65,13 @@ describe.skipIf(redis === null)("an outage", () => {
     async (trouble, { expect }) => {
       const server = await startRedis({ covers: "outages", keepData: trouble.keepData ?? false });
       if (server === null) throw new Error("redis-server was there a moment ago");
-      const gateway = await startFaultyGateway({ redisUrl: server.url, token: "gateway-token" });
-      const worker = await startWorker(bindingsOver(gateway));
-      const users = await startUsers(worker, USERS, seededRandom(trouble.name.length));
+      const instances = await startInstances(server.url);
+      const random = seededRandom(trouble.name.length);
+      const anyInstance = () => (random() < 0.5 ? instances.a : instances.b);
+      const users = await startUsers((path, init) => anyInstance().fetch(path, init), USERS, random);
       try {
-        await users.act(OPERATIONS, [
-          {
-            share: BEGIN,
-            // So that it is known what was acknowledged before, and is gone.
-            inSilence: trouble.losesData ?? false,
-            async happen() {
-              await ("fault" in trouble ? gateway.fail(trouble.fault) : trouble.begin(server));
-              if (trouble.losesData) users.forget();
-            },
-          },
-          { share: END, happen: () => ("fault" in trouble ? gateway.heal() : trouble.end(server)) },
-        ]);
-        await recovered(worker, expect);
+        await users.act(OPERATIONS, momentsOf(trouble, server, instances, users, random));
+        await recovered(instances, expect);
         const report = await users.report();
         const { operations, acknowledged, lost, duplicated, undelivered, unexpected, slowestMs } = report;
         table.push({
@@ -97,21 +90,58 @@ describe.skipIf(redis === null)("an outage", () => {
         });
         expect(acknowledged).toBeGreaterThan(OPERATIONS / 2);
         expect(slowestMs).toBeLessThan(5_000);
-        const events = worker.logs().map(({ event }) => event);
-        expect(events.filter((event) => event === "storage.degraded")).toHaveLength(1);
-        expect(events.filter((event) => event === "storage.recovered")).toHaveLength(1);
       } finally {
         await users.close();
-        await worker.close();
-        await gateway.close();
+        await instances.close();
         await server.stop();
       }
     },
   );
 });
 
-/** Resolves when the Worker says that it is itself again. */
-async function recovered(worker: TestWorker, expect: ExpectStatic): Promise<void> {
-  const status = async () => ((await (await worker.fetch("/health")).json()) as { status: string }).status;
-  await expect.poll(status, { timeout: 60_000, interval: 100 }).toBe("ok");
+/** When the trouble begins, where it goes, and when it ends. */
+function momentsOf(
+  trouble: Trouble,
+  server: RedisServer,
+  { a, b, objects, heal }: Instances,
+  users: Users,
+  random: () => number,
+): Moment[] {
+  if (!("fault" in trouble)) {
+    return [
+      {
+        share: BEGIN,
+        // So that it is known what was acknowledged before, and is gone.
+        inSilence: trouble.losesData ?? false,
+        async happen() {
+          await trouble.begin(server);
+          if (trouble.losesData) users.forget();
+        },
+      },
+      { share: END, happen: () => trouble.end(server) },
+    ];
+  }
+  const gateways = [a.gateway, b.gateway, objects];
+  const flap = (turn: number) => {
+    // All three at first, then whomever chance picks.
+    for (const gateway of gateways) {
+      if (turn === 0 || random() < 0.5) gateway.fail(trouble.fault);
+      else gateway.heal();
+    }
+  };
+  return [
+    ...Array.from({ length: TURNS }, (_, turn) => ({
+      share: BEGIN + ((END - BEGIN) * turn) / TURNS,
+      happen: () => flap(turn),
+    })),
+    { share: END, happen: heal },
+  ];
+}
+
+/** Resolves when both instances say that they are themselves again. */
+async function recovered({ a, b }: Instances, expect: ExpectStatic): Promise<void> {
+  for (const { fetch } of [a, b]) {
+    const status = async () => ((await (await fetch("/health")).json()) as { status: string }).status;
+    await expect.poll(status, { timeout: 60_000, interval: 100 }).toBe("ok");
+  }
 }

@@ -13,11 +13,11 @@ describe.skipIf(redis === null)("over a real Redis", () => {
   let gateway: FaultyGateway;
   let worker: TestWorker;
   let agent: TestAgent;
+  let ids = 0;
 
   beforeAll(async () => {
     gateway = await startFaultyGateway({ redisUrl: redis.url, token: "gateway-token" });
-    // What happens with something standing by is the outage suite's.
-    worker = await startWorker(bindingsOver(gateway), { standby: false });
+    worker = await startWorker(bindingsOver(gateway));
     agent = await startAgent();
   });
   afterAll(async () => {
@@ -25,39 +25,55 @@ describe.skipIf(redis === null)("over a real Redis", () => {
     await gateway.close();
     await redis.stop();
   });
-  beforeEach(async () => {
-    await redis.client.flushall();
+  beforeEach(() => {
+    ids += 1;
     gateway.clear();
   });
   afterEach(() => gateway.heal());
 
-  const register = (id: string, body: object = { sessionUrl: agent.url }) =>
-    worker.fetch(`${API}/${id}/session`, { json: body });
-  const callBack = (conversationId: string, requestId: string) =>
-    worker.fetch("/callback", { json: { requestId, conversationId, output: "done" } });
-  const status = (id: string) => worker.fetch(`${API}/${id}/session`);
+  const id = () => `c${ids}`;
+  const sessionKey = () => `elevenlabs:session:${id()}`;
+  const conversationKey = () => `elevenlabs:conversation:${id()}`;
+  const register = async (body: object = { sessionUrl: agent.url }) =>
+    worker.fetch(`${API}/${id()}/session`, { json: body });
+  const callBack = (requestId: string, fields: object = {}) =>
+    worker.fetch("/callback", { json: { requestId, conversationId: id(), output: "done", ...fields } });
+  const status = () => worker.fetch(`${API}/${id()}/session`);
+  const say = (content: string, fields: object = {}) =>
+    worker.fetch(`${API}/${id()}/message`, { json: { role: "user", content, ...fields } });
+  const commands = () => gateway.seen.flatMap((request) => request.commands);
+  /** Once nothing has come for a while, all that follows an answer has come too. */
+  async function settled(): Promise<void> {
+    let before = -1;
+    await expect
+      .poll(
+        () => {
+          const isQuiet = before === gateway.requestCount();
+          before = gateway.requestCount();
+          return isQuiet;
+        },
+        { interval: 100 },
+      )
+      .toBe(true);
+  }
 
   test("a registration lives exactly 600 s as Redis counts, in the same command as its value", async () => {
-    await register("c1");
-    expect(await redis.client.ttl("elevenlabs:session:c1")).toBe(600);
-    const sets = gateway.seen
-      .flatMap(({ commands }) => commands)
-      .filter(([name]) => String(name).toUpperCase() === "SET");
-    expect(sets.find(([, key]) => key === "elevenlabs:session:c1")?.map(String)).toEqual(
+    await register();
+    expect(await redis.client.ttl(sessionKey())).toBe(600);
+    const ofSession = commands().filter(([, key]) => key === sessionKey());
+    expect(ofSession).toHaveLength(1);
+    expect(ofSession[0]?.map(String)).toEqual(
       expect.arrayContaining([expect.stringMatching(/^ex$/i), "600"]),
     );
-    expect(
-      gateway.seen.flatMap(({ commands }) => commands).filter(([, key]) => key === "elevenlabs:session:c1"),
-    ).toHaveLength(1);
   });
 
   test("what stands in Redis is the record of the contract, the payload as it was sent", async () => {
     const payload = { sessionUrl: agent.url, zeta: [1, { b: null, a: "ü" }], "0": "first" };
-    await register("c1", payload);
-    const record = JSON.parse((await redis.client.get("elevenlabs:session:c1")) ?? "");
+    await register(payload);
+    const record = JSON.parse((await redis.client.get(sessionKey())) ?? "");
     expect(record).toEqual({
       version: 1,
-      conversationId: "c1",
+      conversationId: id(),
       registrationId: expect.any(String),
       sessionPayload: payload,
       wsUrl: agent.url,
@@ -65,144 +81,278 @@ describe.skipIf(redis === null)("over a real Redis", () => {
       ttl: 600,
     });
     expect(Object.keys(record.sessionPayload)).toEqual(Object.keys(JSON.parse(JSON.stringify(payload))));
-    expect(JSON.parse((await redis.client.get("elevenlabs:conversation:c1")) ?? "")).toEqual({
+    expect(JSON.parse((await redis.client.get(conversationKey())) ?? "")).toEqual({
       version: 1,
-      conversationId: "c1",
+      conversationId: id(),
       createdAt: expect.any(String),
-      lastSessionAt: expect.any(String),
     });
-    expect(await redis.client.zrange("elevenlabs:conversations", "0", "-1")).toEqual(["c1"]);
-    expect(await redis.client.ttl("elevenlabs:conversation:c1")).toBe(30 * 24 * 3600);
+    expect(await redis.client.zscore("elevenlabs:conversations", id())).not.toBeNull();
+    expect(await redis.client.ttl(conversationKey())).toBe(30 * 24 * 3600);
   });
 
   test("reading does not renew a session, registering does", async () => {
-    await register("c1");
-    await redis.client.expire("elevenlabs:session:c1", 100);
-    await status("c1");
-    expect(await redis.client.ttl("elevenlabs:session:c1")).toBeLessThanOrEqual(100);
-    await register("c1");
-    expect(await redis.client.ttl("elevenlabs:session:c1")).toBe(600);
+    await register();
+    await redis.client.expire(sessionKey(), 100);
+    await status();
+    expect(await redis.client.ttl(sessionKey())).toBeLessThanOrEqual(100);
+    await register();
+    expect(await redis.client.ttl(sessionKey())).toBe(600);
   });
 
-  test("a session whose time Redis has run out is gone", async () => {
-    await register("c1");
-    await redis.client.pexpire("elevenlabs:session:c1", 1);
-    await expect.poll(() => redis.client.exists("elevenlabs:session:c1")).toBe(0);
-    expect((await status("c1")).status).toBe(404);
-    expect(await (await callBack("c1", "r1")).json()).toMatchObject({ reason: "session_expired" });
+  test("a session whose time Redis has run out is not shown", async () => {
+    await register();
+    await redis.client.pexpire(sessionKey(), 1);
+    await expect.poll(() => redis.client.exists(sessionKey())).toBe(0);
+    expect((await status()).status).toBe(404);
   });
 
-  test("a delivered callback is settled under its key for 48 hours", async () => {
-    await register("c1");
-    await callBack("c1", "r1");
-    expect(JSON.parse((await redis.client.get("elevenlabs:callback:c1:r1")) ?? "")).toMatchObject({
+  test("a session that Redis alone knows of is pushed to", async () => {
+    const record = {
       version: 1,
-      status: "delivered",
-      channel: "socket",
-      attempts: 1,
-      result: { requestId: "r1", success: true, output: "done", mode: "speak" },
-      receivedAt: expect.any(String),
-      settledAt: expect.any(String),
-    });
-    expect(await redis.client.ttl("elevenlabs:callback:c1:r1")).toBe(48 * 3600);
+      conversationId: id(),
+      registrationId: "elsewhere",
+      sessionPayload: null,
+      wsUrl: agent.url,
+      createdAt: new Date().toISOString(),
+      ttl: 600,
+    };
+    await redis.client.set(sessionKey(), JSON.stringify(record), "EX", 600);
+    expect(await (await callBack("r1")).json()).toMatchObject({ status: "delivered" });
   });
 
-  test("a claim left by a handler that died is taken over when its lease has run out", async () => {
-    await register("c1");
-    const claim = (leaseUntil: number) =>
-      redis.client.set(
-        "elevenlabs:callback:c1:r1",
-        JSON.stringify({
-          version: 1,
-          status: "processing",
-          claimId: "dead",
-          leaseUntil: new Date(leaseUntil).toISOString(),
-          result: { requestId: "r1", success: true, mode: "speak" },
-          attempts: 0,
-          receivedAt: new Date(leaseUntil - 30_000).toISOString(),
-        }),
-      );
-    await claim(Date.now() + 20_000);
-    const early = await callBack("c1", "r1");
-    expect(early.status).toBe(409);
-    expect(Number(early.headers.get("retry-after"))).toBeLessThanOrEqual(20);
-    await claim(Date.now() - 1);
-    expect(await (await callBack("c1", "r1")).json()).toMatchObject({ status: "delivered" });
+  describe("a renewal", () => {
+    test("of the current registration lets it live another 600 s, and keeps the record", async () => {
+      const { registrationId } = (await (await register()).json()) as { registrationId: string };
+      const before = JSON.parse((await redis.client.get(sessionKey())) ?? "");
+      await redis.client.expire(sessionKey(), 100);
+      const renewed = await register({ registrationId, agentSessionId: "conv_1" });
+      expect(await renewed.json()).toMatchObject({ success: true, registrationId, ttl: 600 });
+      expect(await redis.client.ttl(sessionKey())).toBe(600);
+      expect(JSON.parse((await redis.client.get(sessionKey())) ?? "")).toEqual({
+        ...before,
+        agentSessionId: "conv_1",
+        renewedAt: expect.any(String),
+      });
+    });
+
+    test("of one that was replaced, or that never was, is session_replaced", async () => {
+      const { registrationId } = (await (await register()).json()) as { registrationId: string };
+      await register();
+      for (const named of [registrationId, "never-was"]) {
+        const refused = await register({ registrationId: named });
+        expect(refused.status).toBe(409);
+        expect(await refused.json()).toMatchObject({ code: "session_replaced" });
+      }
+    });
   });
 
   test("every key that a conversation leaves behind has a time to live", async () => {
-    await callBack("c1", "r1");
-    await callBack("c1", "r2");
-    await register("c1");
-    await worker.logged("backlog.delivered");
-    await worker.fetch(`${API}/c1/message`, { json: { role: "user", content: "hi" } });
-    const keys = await redis.client.keys("*");
+    await redis.client.flushall();
+    await callBack("r1");
+    await callBack("r2");
+    await register();
+    await say("hi");
+    await worker.fetch(`/state/api/${id()}`, { method: "PUT", json: { a: 1 } });
+    await worker.fetch(`/memory/api/${id()}`, { method: "PUT", json: { domain: "general" } });
+    await settled();
     const withoutTtl: string[] = [];
+    const keys = await redis.client.keys("*");
     for (const key of keys) if ((await redis.client.ttl(key)) < 0) withoutTtl.push(key);
     expect(withoutTtl).toEqual(["elevenlabs:conversations"]);
+    expect(keys).toHaveLength(6);
   });
 
   test("the index forgets conversations that have outlived their time", async () => {
     await redis.client.zadd("elevenlabs:conversations", Date.now() - 31 * 24 * 3600 * 1000, "old");
-    await register("c1");
-    await expect.poll(() => redis.client.zrange("elevenlabs:conversations", "0", "-1")).toEqual(["c1"]);
+    await worker.fetch(`${API}/new`, { json: {} });
+    expect(await redis.client.zscore("elevenlabs:conversations", "old")).toBeNull();
   });
 
-  describe("budgets", () => {
-    test("a registration is one round trip of at most five commands before its answer", async () => {
-      await register("c1");
-      const [first] = gateway.seen;
-      expect(first?.commands.length).toBeLessThanOrEqual(5);
-      expect(first?.commands.map(([name]) => String(name).toUpperCase())).toContain("ZADD");
+  describe("the history", () => {
+    const stored = async () =>
+      (await redis.client.lrange(`${conversationKey()}:messages`, 0, -1)).map(String);
+
+    test("has a result once, under an id that no person can use, its content not twice", async () => {
+      await callBack("r1", { output: { code: 7, text: "seven" } });
+      await callBack("r2", { output: "a text" });
+      expect((await stored()).map((text) => JSON.parse(text))).toEqual([
+        {
+          id: "callback:r1",
+          role: "tool",
+          source: "callback",
+          timestamp: expect.any(String),
+          toolOutput: { code: 7, text: "seven" },
+          status: "completed",
+        },
+        {
+          id: "callback:r2",
+          role: "tool",
+          content: "a text",
+          source: "callback",
+          timestamp: expect.any(String),
+          status: "completed",
+        },
+      ]);
+      const { messages } = (await (await worker.fetch(`${API}/${id()}`)).json()) as { messages: object[] };
+      expect(messages).toMatchObject([{ content: '{"code":7,"text":"seven"}' }, { content: "a text" }]);
+      const refused = await say("hi", { id: "callback:r1" });
+      expect(refused.status).toBe(400);
     });
 
-    test("a delivered callback is two round trips of at most eight commands", async () => {
-      await register("c1");
-      await expect.poll(() => gateway.seen.length).toBeGreaterThanOrEqual(3);
-      gateway.clear();
-      await callBack("c1", "r1");
-      expect(gateway.commandCount()).toBeLessThanOrEqual(8);
-      expect(gateway.requestCount()).toBe(3);
+    test("keeps numbers as they were sent, so that a message cannot grow", async () => {
+      const numbers = `[${Array.from({ length: 3_000 }, () => "1e20").join(",")}]`;
+      const response = await worker.fetch("/callback", {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: `{"requestId":"r1","conversationId":"${id()}","output":${numbers}}`,
+      });
+      expect(response.status).toBe(202);
+      expect((await stored())[0]).toContain(`"toolOutput":${numbers}`);
     });
 
-    test("reading a session is one command", async () => {
-      await register("c1");
-      await expect.poll(() => gateway.seen.length).toBeGreaterThanOrEqual(3);
-      gateway.clear();
-      await status("c1");
-      expect(gateway.commandCount()).toBe(1);
+    test("takes no message of more than 64 KiB as it is stored", async () => {
+      const refused = await say("x".repeat(65_480));
+      expect(refused.status).toBe(413);
+      expect(await refused.json()).toMatchObject({ code: "payload_too_large" });
+      expect(await stored()).toEqual([]);
     });
-  });
 
-  describe("a Redis that fails never looks like no session", () => {
-    test.each([
-      [{ kind: "status", status: 429 }],
-      [{ kind: "status", status: 500 }],
-      [{ kind: "status", status: 503 }],
-      [{ kind: "truncated" }],
-      [{ kind: "wrong-json" }],
-      [{ kind: "reset-before" }],
-      [{ kind: "reset-after" }],
-      [{ kind: "silent" }],
-    ] as const)("%j", async (fault) => {
-      await register("c1");
-      gateway.fail(fault);
-      for (const response of [await status("c1"), await callBack("c1", "r1"), await register("c1")]) {
-        expect(response.status).toBe(503);
-        expect(Number(response.headers.get("retry-after"))).toBeGreaterThan(0);
-        expect(await response.json()).toMatchObject({ code: "storage_unavailable" });
+    test("that could not take a result whole refuses it, and holds up no other", async () => {
+      await register();
+      const refused = await callBack("large", { output: "x".repeat(65_450) });
+      expect(refused.status).toBe(413);
+      expect(await refused.json()).toMatchObject({ code: "payload_too_large" });
+      expect(await (await callBack("r1")).json()).toMatchObject({ status: "delivered" });
+      expect(await stored()).toHaveLength(1);
+    });
+
+    test("takes the same message twice as once, by the id that its sender gave it", async () => {
+      for (let i = 0; i < 2; i++) expect((await say("hi", { id: "m1" })).status).toBe(201);
+      const { messages } = (await (await worker.fetch(`${API}/${id()}`)).json()) as { messages: object[] };
+      expect(messages).toMatchObject([{ id: "m1", content: "hi" }]);
+    });
+
+    test("comes in pages, newest first, that stay right while messages are added", async () => {
+      for (let i = 0; i < 25; i++) await say(`message ${i}`);
+      const page = async (query: string) =>
+        (await (await worker.fetch(`${API}/${id()}?limit=10${query}`)).json()) as {
+          messages: { content: string }[];
+          nextBefore?: string;
+        };
+      const seen: string[][] = [];
+      let before = "";
+      for (let i = 0; i < 3; i++) {
+        const { messages, nextBefore } = await page(before);
+        seen.unshift(messages.map(({ content }) => content));
+        before = `&before=${nextBefore}`;
+        await say(`in between ${i}`);
+        expect(nextBefore === undefined).toBe(i === 2);
       }
-      expect((await worker.fetch("/health")).status).toBe(503);
-      gateway.heal();
-      expect((await status("c1")).status).toBe(200);
-      expect((await worker.fetch("/health")).status).toBe(200);
+      expect(seen.flat()).toEqual(Array.from({ length: 25 }, (_, i) => `message ${i}`));
+      expect(seen.map(({ length }) => length)).toEqual([5, 10, 10]);
     });
 
-    test("nothing of a failed command is logged", async () => {
-      gateway.fail({ kind: "status", status: 500 });
-      await register("c1", { sessionUrl: `${agent.url}&more=canary`, note: "canary" });
-      expect(worker.lines.some((line) => line.includes("request.failed"))).toBe(true);
-      expect(worker.lines.filter((line) => /canary|agent-secret|gateway-token/.test(line))).toEqual([]);
+    test("answers at most 1 MiB in a page, and says where it goes on", async () => {
+      for (let i = 0; i < 20; i++) await say(`${i} ${"x".repeat(60_000)}`);
+      const first = await worker.fetch(`${API}/${id()}`);
+      const text = await first.text();
+      expect(text.length).toBeLessThan(1.05 * 1024 * 1024);
+      const { messages, nextBefore } = JSON.parse(text) as { messages: object[]; nextBefore: string };
+      const rest = await worker.fetch(`${API}/${id()}?before=${nextBefore}`);
+      expect(messages.length + ((await rest.json()) as { messages: object[] }).messages.length).toBe(20);
     });
+  });
+
+  describe("budgets, with what follows the answer", () => {
+    test("a registration of a new conversation: one round trip before the answer, at most 4 commands", async () => {
+      await register();
+      await settled();
+      expect(commands().length).toBeLessThanOrEqual(4);
+      expect(gateway.requestCount()).toBe(2);
+    });
+
+    test("a registration again: at most 4 commands, 1 within the same minute", async () => {
+      await register();
+      await settled();
+      gateway.clear();
+      await register();
+      await settled();
+      expect(commands().map(([name]) => String(name).toUpperCase())).toEqual(["SET"]);
+    });
+
+    test("a delivered callback: one round trip of at most 5 commands", async () => {
+      await register();
+      await settled();
+      gateway.clear();
+      expect(await (await callBack("r1")).json()).toMatchObject({ status: "delivered" });
+      await settled();
+      expect(gateway.requestCount()).toBe(1);
+      expect(commands().length).toBeLessThanOrEqual(5);
+    });
+
+    test("a queued callback: one round trip of at most 5 commands, also where it is the first sign of its conversation", async () => {
+      expect(await (await callBack("r1")).json()).toMatchObject({ status: "queued" });
+      await settled();
+      expect(gateway.requestCount()).toBe(1);
+      expect(commands().length).toBeLessThanOrEqual(5);
+    });
+
+    test("a hand-over of n results: at most 4 + n commands", async () => {
+      for (let i = 0; i < 10; i++) await callBack(`r${i}`);
+      await settled();
+      gateway.clear();
+      await register();
+      await expect.poll(async () => (await callBack("r9")).json()).toMatchObject({ delivered: true });
+      await settled();
+      expect(commands().length).toBeLessThanOrEqual(14);
+    });
+
+    test("reading a session, a state or a memory: 1 command", async () => {
+      await register();
+      await worker.fetch(`/state/api/${id()}`, { method: "PUT", json: { a: 1 } });
+      await worker.fetch(`/memory/api/${id()}`, { method: "PUT", json: { domain: "general" } });
+      await settled();
+      for (const path of [`${API}/${id()}/session`, `/state/api/${id()}`, `/memory/api/${id()}`]) {
+        gateway.clear();
+        expect((await worker.fetch(path)).status).toBe(200);
+        await settled();
+        expect(commands()).toHaveLength(1);
+      }
+    });
+
+    test("a message: one round trip of at most 5 commands", async () => {
+      await say("hi");
+      await settled();
+      expect(gateway.requestCount()).toBe(1);
+      expect(commands().length).toBeLessThanOrEqual(5);
+    });
+
+    test("a state or memory written: 1 command; patched: at most 4, those of the script included", async () => {
+      await worker.fetch(`/state/api/${id()}`, { method: "PUT", json: { a: 1 } });
+      await settled();
+      expect(commands()).toHaveLength(1);
+      await worker.fetch(`/memory/api/${id()}`, { method: "PUT", json: { domain: "general" } });
+      gateway.clear();
+      const ran = await callsOfRedis();
+      await worker.fetch(`/memory/api/${id()}`, { method: "PATCH", json: { city: "Rome" } });
+      await settled();
+      expect((await callsOfRedis()) - ran).toBeLessThanOrEqual(4);
+    });
+  });
+
+  /** What Redis itself has counted, commands of scripts included. */
+  async function callsOfRedis(): Promise<number> {
+    const lines = String(await redis?.client.info("commandstats")).matchAll(/^cmdstat_(\w+):calls=(\d+)/gm);
+    return [...lines]
+      .filter(([, name]) => !["info", "hello", "ping", "multi", "exec", "client"].includes(name ?? ""))
+      .reduce((sum, [, , calls]) => sum + Number(calls), 0);
+  }
+
+  test("nothing of a failed command is logged", async () => {
+    gateway.fail({ kind: "status", status: 500 });
+    await register({ sessionUrl: `${agent.url}&more=canary`, note: "canary" });
+    await worker.fetch(`${API}/list`);
+    expect(worker.lines.some((line) => line.includes("request.failed"))).toBe(true);
+    expect(worker.lines.filter((line) => /canary|agent-secret|gateway-token/.test(line))).toEqual([]);
   });
 });

@@ -12,7 +12,7 @@ const NEUTRAL = {
   price: null,
   city: null,
   gender: null,
-  intentSpecific: false,
+  intentSpecific: {},
   lastQuery: "",
   lastAnswer: "",
 };
@@ -220,12 +220,13 @@ describe("switches", () => {
       UPSTASH_REDIS_REST_TOKEN: "t",
       USE_REDIS_SESSIONS: "false",
     };
-    worker = await startWorker(unreachable, { standby: false });
+    worker = await startWorker(unreachable);
     try {
       expect((await put(`${MEMORY}/c`, { domain: "general" })).status).toBe(200);
       expect(await (await patch(`${MEMORY}/c`, { city: "Oslo" })).json()).toMatchObject({ city: "Oslo" });
       expect(await (await worker.fetch(`${MEMORY}/c`)).json()).toMatchObject({ city: "Oslo" });
-      expect((await put(`${STATE}/c`, {})).status).toBe(503);
+      expect((await worker.fetch(`${MEMORY}/absent`)).status).toBe(404);
+      expect((await worker.fetch(`${STATE}/absent`)).status).toBe(503);
     } finally {
       await worker.close();
     }
@@ -251,7 +252,7 @@ describe.skipIf(redis === null)("over a real Redis", () => {
 
   beforeAll(async () => {
     gateway = await startFaultyGateway({ redisUrl: redis.url, token: "gateway-token" });
-    worker = await startWorker(bindingsOver(gateway), { standby: false });
+    worker = await startWorker(bindingsOver(gateway));
   });
   afterAll(async () => {
     await worker.close();
@@ -303,9 +304,9 @@ describe.skipIf(redis === null)("over a real Redis", () => {
     });
   });
 
-  test("writers elsewhere, who share no turns with this isolate, lose nothing either", async () => {
+  test("writers elsewhere, who do not ask our objects, lose nothing either", async () => {
     await put(`${MEMORY}/shared`, { domain: "general" });
-    const elsewhere = await startWorker(bindingsOver(gateway), { standby: false });
+    const elsewhere = await startWorker(bindingsOver(gateway));
     try {
       const responses = await Promise.all(
         Array.from({ length: 60 }, (_, i) =>
@@ -323,7 +324,7 @@ describe.skipIf(redis === null)("over a real Redis", () => {
     }
   });
 
-  test("a request that is cancelled in its turn does not hold up those behind it for long", async () => {
+  test("a request that is cancelled does not hold up those behind it for longer than Redis may take", async () => {
     await put(`${MEMORY}/cancelled`, { domain: "general" });
     gateway.fail({ kind: "slow", ms: 3_000 }, 1);
     const cancelled = new AbortController();
@@ -336,7 +337,9 @@ describe.skipIf(redis === null)("over a real Redis", () => {
     cancelled.abort();
     expect(await first).toBe("cancelled");
     expect((await second).status).toBe(200);
-    expect(performance.now() - start).toBeLessThan(1_500);
-    expect(await (await worker.fetch(`${MEMORY}/cancelled`)).json()).toMatchObject({ b: 2 });
+    expect(performance.now() - start).toBeLessThan(2_500);
+    await expect
+      .poll(async () => (await worker.fetch(`${MEMORY}/cancelled`)).json(), { timeout: 10_000 })
+      .toMatchObject({ b: 2 });
   });
 });

@@ -1,0 +1,373 @@
+/**
+ * The delivery of a conversation's results, in the order in which it happens: a result is taken in (`receive`);
+ * the loop looks who is there, says what is due, and writes down what became of it; whoever sent a result and
+ * still waits is told. There is one loop in a conversation, so nothing is said twice and nothing overtakes.
+ *
+ * The loop awaits Redis and the agent, and the world goes on meanwhile. So nothing that was read before an await
+ * is relied on after it: `results.say` decides anew, in one transaction, what may still be said.
+ */
+import { parseExactly } from "../json.ts";
+import { type Logger, logFailure } from "../log.ts";
+import { type Channel, type ChannelName, type PushOutcome, pushBy } from "../push/channel.ts";
+import { messageOf, type Telling } from "../push/message.ts";
+import type { Delivery, Result } from "../result.ts";
+import { isLive, type SessionRecord } from "../session-store.ts";
+import { type AgentConversation, agentConversationOf } from "./agent-conversation.ts";
+import { RETRY_MS, type ResultRow, type ResultStatus, type Results, type WaitingReason } from "./results.ts";
+import { LONGEST_HOLD_MS, type Turn } from "./turn.ts";
+
+/** The longest that a sender waits for the outcome of its result, in ms. The loop goes on without it. */
+export const SENDER_WAITS_MS = 8_000;
+
+/** What the sender of a callback is told. */
+export type CallbackAnswer =
+  | { kind: "delivered"; channel: ChannelName }
+  | { kind: "queued"; reason: WaitingReason | "pending" }
+  /** Settled at once without being said. */
+  | { kind: "settled"; status: ResultStatus }
+  | { kind: "duplicate"; delivered: boolean; channel?: ChannelName }
+  /** The requestId was used before, for another result. */
+  | { kind: "reused" }
+  /** The conversation was deleted. */
+  | { kind: "discarded" };
+
+/** Who is there to be told; `hadSession` says whether anybody ever was. */
+export type Presence = { session: SessionRecord | null; hadSession: boolean };
+
+export type DeliveryLoopOptions = {
+  results: Results;
+  /** In the order of their precedence. */
+  channels: readonly Channel[];
+  turn: Turn;
+  /** Looks who is there, and brings the history up to date on the way. Never rejects because Redis is down. */
+  look: () => Promise<Presence>;
+  /** Whether a session that was seen a moment ago still counts: it was neither ended nor replaced. */
+  isThere: (session: SessionRecord) => boolean;
+  log: Logger;
+  /** The clock, in ms since the epoch. */
+  now: () => number;
+  /** Waits so many ms; a signal ends it early. */
+  wait: (ms: number, signal?: AbortSignal) => Promise<void>;
+};
+
+export interface DeliveryLoop {
+  /** Takes a result in and resolves with what became of it, after 8 s at the latest. `text` is the result as JSON. */
+  receive(result: Result, text: string, requestId: string): Promise<CallbackAnswer>;
+  /** Brings the loop to look for what is due. */
+  wake(): void;
+  /** Resolves when the loop rests. */
+  rest(): Promise<void>;
+  /** Settles what must not be said any more. */
+  expire(): void;
+  /** Settles what a page says it has told its user. Returns the ids that this settled. */
+  acknowledge(requestIds: readonly string[]): string[];
+  /** Tells whoever still waits that the conversation is gone. */
+  discard(): void;
+}
+
+type Sender = { answered: Promise<CallbackAnswer>; answer: (answer: CallbackAnswer) => void; log: Logger };
+
+export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
+  const { results, channels, turn, look, isThere, now, wait } = options;
+  /** Who waits for the outcome of the first telling, by requestId. */
+  const senders = new Map<string, Sender>();
+  let loop: Promise<void> | null = null;
+  let isCalled = false;
+  /** Since when results have been held back because somebody speaks. */
+  let heldSince: number | null = null;
+
+  function expect(requestId: string, log: Logger): Sender {
+    const { promise: answered, resolve: answer } = Promise.withResolvers<CallbackAnswer>();
+    const sender = { answered, answer, log };
+    senders.set(requestId, sender);
+    return sender;
+  }
+
+  async function outcomeOf({ answered }: Sender): Promise<CallbackAnswer> {
+    const patience = new AbortController();
+    const late = wait(SENDER_WAITS_MS, patience.signal).then(
+      (): CallbackAnswer => ({ kind: "queued", reason: "pending" }),
+    );
+    try {
+      return await Promise.race([answered, late]);
+    } finally {
+      patience.abort();
+    }
+  }
+
+  function settled(requestIds: readonly string[], answer: CallbackAnswer): void {
+    for (const requestId of requestIds) {
+      senders.get(requestId)?.answer(answer);
+      senders.delete(requestId);
+    }
+  }
+
+  function logOf(requestId: string): Logger {
+    return senders.get(requestId)?.log ?? options.log.with({ callbackRequestId: requestId });
+  }
+
+  function noteSettled(status: "expired" | "superseded" | "dropped", requestIds: readonly string[]): void {
+    for (const requestId of requestIds) logOf(requestId).info(`callback.${status}`);
+    settled(requestIds, { kind: "settled", status });
+  }
+
+  /** Says why results wait, and tells whoever still waits for an answer. */
+  function leaveWaiting(
+    rows: readonly ResultRow[],
+    reason: WaitingReason,
+    retry: { failedFor?: string; retryAt?: number } = {},
+  ): void {
+    const requestIds = rows.map(({ requestId }) => requestId);
+    results.excuse(requestIds, reason, retry);
+    for (const { requestId, reason: earlier } of rows) {
+      if (earlier !== null && !senders.has(requestId)) continue;
+      const level = reason === "agent_busy" ? "info" : "warn";
+      logOf(requestId)[level]("callback.queued", { reason, detail: EXPLANATION[reason] });
+    }
+    settled(requestIds, { kind: "queued", reason });
+  }
+
+  /** What nobody has been told of yet: neither why it waits, nor what became of it. */
+  function awaited(): ResultRow[] {
+    const bySeq = new Map(results.unexamined().map((row) => [row.seq, row]));
+    for (const requestId of senders.keys()) {
+      const row = results.get(requestId);
+      if (row !== null && row.settledAt === null && row.status !== "saying") bySeq.set(row.seq, row);
+    }
+    return [...bySeq.values()];
+  }
+
+  /** Tells whoever waits for a result that was settled without the loop. */
+  function answerSettled(): void {
+    for (const requestId of senders.keys()) {
+      const row = results.get(requestId);
+      const channel = row?.attempts.at(-1)?.channel;
+      if (row === null) settled([requestId], { kind: "discarded" });
+      else if (row.status === "delivered" && channel !== undefined)
+        settled([requestId], { kind: "delivered", channel });
+      else if (row.settledAt !== null) settled([requestId], { kind: "settled", status: row.status });
+    }
+  }
+
+  function expire(): void {
+    noteSettled("expired", results.expire(now()));
+  }
+
+  /** One look at who is there, and everything that is due said to them. */
+  async function pass(): Promise<void> {
+    const { session, hadSession } = await look();
+    expire();
+    if (session === null)
+      return leaveWaiting(awaited(), hadSession ? "session_expired" : "session_not_found");
+    const to = await agentConversationOf(session);
+    const due = results.due(to, now());
+    const held = due.filter(({ delivery }) => delivery === "when_idle" && isHeld());
+    hold(held);
+
+    // What this session did not take before goes by itself, behind the others, so that it holds nobody up.
+    const isSilent = (row: ResultRow) => row.delivery === "silent";
+    for (const isRetry of [false, true]) {
+      const rows = due.filter(
+        (row) => !held.includes(row) && (row.failedFor === to.registrationId) === isRetry,
+      );
+      const spoken = rows.filter((row) => !isSilent(row));
+      const delivery = spoken.some((row) => row.delivery === "interrupt") ? "interrupt" : "when_idle";
+      // An agent that wants no context may well want to speak.
+      const receptions = [
+        await say(rows.filter(isSilent), "silent", session, to),
+        await say(spoken, delivery, session, to),
+      ];
+      if (receptions.includes("gone")) return wake();
+      if (receptions.includes("failed")) return;
+    }
+  }
+
+  /** Whether results that wait for silence must go on waiting. */
+  function isHeld(): boolean {
+    return turn.busyUntil(now()) !== null && (heldSince === null || now() < heldSince + LONGEST_HOLD_MS);
+  }
+
+  function hold(rows: readonly ResultRow[]): void {
+    if (rows.length === 0) {
+      heldSince = null;
+      return;
+    }
+    heldSince ??= now();
+    const retryAt = Math.min(turn.busyUntil(now()) ?? now(), heldSince + LONGEST_HOLD_MS);
+    leaveWaiting(rows, "agent_busy", { retryAt });
+    void wait(Math.max(0, retryAt - now())).then(wake);
+  }
+
+  /**
+   * Says rows of one kind, in as few messages as they fit into. `failed`: the session did not take them. `gone`: it
+   * is not there any more, so somebody has to look again.
+   */
+  async function say(
+    rows: readonly ResultRow[],
+    delivery: Delivery,
+    session: SessionRecord,
+    to: AgentConversation,
+  ): Promise<"heard" | "failed" | "gone"> {
+    const { registrationId } = to;
+    const isHere = () => isLive(session, now()) && isThere(session);
+    const accepting = channels.filter((channel) => channel.accepts(session, delivery));
+    for (let rest = rows; rest.length > 0; ) {
+      if (!isHere()) return "gone";
+      if (accepting.length === 0) {
+        leaveWaiting(rest, "no_push_channel", { failedFor: registrationId });
+        return "heard";
+      }
+      const { requestIds, reception } = await sayBy(accepting, rest, delivery, session, to, isHere);
+      rest = rest.filter(({ requestId }) => !requestIds.includes(requestId));
+      if (reception === "heard") continue;
+      // Those behind it were not tried, and are with it.
+      if (reception === "failed") leaveWaiting(rest, "push_failed", { retryAt: now() + RETRY_MS[0] });
+      return reception;
+    }
+    return "heard";
+  }
+
+  /** Sends one message by the first channel that is reached. Returns whom it told of, and whether it was heard. */
+  async function sayBy(
+    accepting: readonly Channel[],
+    rows: readonly ResultRow[],
+    delivery: Delivery,
+    session: SessionRecord,
+    to: AgentConversation,
+    isHere: () => boolean,
+  ): Promise<{ requestIds: readonly string[]; reception: "heard" | "failed" | "gone" }> {
+    const tellings = rows.flatMap(tellingOf);
+    const [first, ...others] = tellings;
+    if (first === undefined)
+      return { requestIds: rows.map(({ requestId }) => requestId), reception: "heard" };
+    const whole = messageOf([first, ...others], delivery);
+    const { requestIds } = whole;
+    for (const [i, channel] of accepting.entries()) {
+      const saying = results.say(requestIds, channel.name, to, now());
+      const [head, ...tail] = tellings.filter(({ result }) => saying.includes(result.requestId));
+      // Everything was settled meanwhile.
+      if (head === undefined) break;
+      const message = saying.length === requestIds.length ? whole : messageOf([head, ...tail], delivery);
+      const outcome = await pushBy(channel, session, message, { now, wait, isThere: isHere });
+      const concluded = results.conclude(saying, outcome, now());
+      const isUnreached = outcome.outcome === "unreachable";
+      if (isUnreached && !isHere()) return { requestIds, reception: "gone" };
+      const isLast = !isUnreached || i === accepting.length - 1;
+      noteOutcome(concluded, channel.name, outcome, isLast);
+      if (outcome.outcome === "delivered") break;
+      if (isLast) return { requestIds, reception: "failed" };
+    }
+    return { requestIds, reception: "heard" };
+  }
+
+  /** Logs what became of a push, and tells the senders. */
+  function noteOutcome(
+    requestIds: string[],
+    channel: ChannelName,
+    { outcome, ...detail }: PushOutcome,
+    isLast: boolean,
+  ): void {
+    if (outcome === "delivered") {
+      for (const requestId of requestIds) logOf(requestId).info("callback.delivered", { channel });
+      settled(requestIds, { kind: "delivered", channel });
+      return;
+    }
+    options.log.warn("push.failed", { channel, failure: outcome, callbackRequestIds: requestIds, ...detail });
+    if (!isLast) return;
+    const reason = outcome === "unconfirmed" ? "unconfirmed" : "push_failed";
+    for (const requestId of requestIds) {
+      if (senders.has(requestId))
+        logOf(requestId).warn("callback.queued", { reason, detail: EXPLANATION[reason] });
+    }
+    settled(requestIds, { kind: "queued", reason });
+  }
+
+  async function run(): Promise<void> {
+    while (isCalled) {
+      isCalled = false;
+      try {
+        await pass();
+      } catch (error) {
+        // The alarm looks after what is left.
+        logFailure(options.log, "delivery", error);
+      }
+      answerSettled();
+    }
+    loop = null;
+  }
+
+  function wake(): void {
+    isCalled = true;
+    loop ??= run();
+  }
+
+  return {
+    receive(result, text, requestId) {
+      const { requestId: id } = result;
+      const log = options.log.with({ callbackRequestId: id, requestId });
+      const insertion = results.insert(result, text, now());
+      if (insertion.kind === "reused") return Promise.resolve({ kind: "reused" });
+      log.info(insertion.kind === "new" ? "callback.received" : "callback.duplicate", {
+        status: insertion.row.status,
+        delivery: result.delivery,
+      });
+      const { row } = insertion;
+      if (insertion.kind === "known") {
+        const sender = senders.get(id);
+        if (sender !== undefined) return outcomeOf(sender);
+        // Its first telling ended with an earlier life of this object, before anybody had looked at it.
+        const isUnexamined = row.status === "waiting" && row.reason === null;
+        if (!isUnexamined) return Promise.resolve(duplicateOf(row));
+      } else {
+        noteSettled("superseded", insertion.superseded);
+        noteSettled("dropped", insertion.dropped);
+        if (row.status !== "waiting") {
+          log.info("callback.expired");
+          wake();
+          return Promise.resolve({ kind: "settled", status: row.status });
+        }
+      }
+      const sender = expect(id, log);
+      wake();
+      return outcomeOf(sender);
+    },
+
+    wake,
+    rest: async () => {
+      while (loop !== null) await loop;
+    },
+    expire,
+
+    acknowledge(requestIds) {
+      const acknowledged = results.acknowledge(requestIds, now());
+      for (const requestId of acknowledged) {
+        const channel = results.get(requestId)?.attempts.at(-1)?.channel ?? null;
+        logOf(requestId).info("callback.delivered", { channel, acknowledged: true });
+      }
+      answerSettled();
+      return acknowledged;
+    },
+
+    discard: () => settled([...senders.keys()], { kind: "discarded" }),
+  };
+}
+
+const EXPLANATION: Record<WaitingReason, string> = {
+  session_expired: "The live session ended before the result came; it waits for the user's return.",
+  session_not_found: "The conversation never had a live session; the result waits for one.",
+  no_push_channel: "The live session cannot be pushed to; the result waits in the conversation.",
+  push_failed: "The live session did not take the result; it waits in the conversation.",
+  unconfirmed:
+    "The live session was told and did not confirm it; it is told once more in the next conversation.",
+  agent_busy: "Somebody is speaking; the result is said when the turn ends.",
+};
+
+function tellingOf({ text, tellings }: ResultRow): Telling[] {
+  return text === null ? [] : [{ result: parseExactly(text) as Result, perhapsHeard: tellings > 0 }];
+}
+
+function duplicateOf({ status, attempts }: ResultRow): CallbackAnswer {
+  const delivered = status === "delivered";
+  const channel = delivered ? attempts.at(-1)?.channel : undefined;
+  return { kind: "duplicate", delivered, ...(channel === undefined ? {} : { channel }) };
+}

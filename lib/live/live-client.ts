@@ -1,0 +1,94 @@
+/**
+ * A conversation's object as an instance of the Worker sees it: typed, bounded in time, errors with their class.
+ * Every method throws StorageError where the object does not answer.
+ */
+import type { ConversationRecord, Message } from "../conversation-store.ts";
+import { parseExactly, stringifyJson } from "../json.ts";
+import type { Result } from "../result.ts";
+import { callObject } from "../rpc.ts";
+import type { SessionRecord } from "../session-store.ts";
+import { type CallbackAnswer, SENDER_WAITS_MS } from "./delivery.ts";
+import type { LiveConversation } from "./live-conversation.ts";
+import type { ResultQuery, ResultRow } from "./results.ts";
+
+export type LiveConversations = DurableObjectNamespace<LiveConversation<unknown>>;
+
+/** A little more than the object itself lets a sender wait. */
+const DELIVER_MS = SENDER_WAITS_MS + 1_000;
+/** The object's own try of Redis included. */
+const ASK_MS = 2_000;
+
+export type LiveClient = ReturnType<typeof createLiveClient>;
+
+export function createLiveClient(namespace: LiveConversations) {
+  /** A new stub each time: one that has thrown may be broken for good. */
+  const objectOf = (conversationId: string) => namespace.get(namespace.idFromName(conversationId));
+
+  return {
+    /** What became of a result; `requestId` is of the HTTP request, for the log. */
+    deliver: (conversationId: string, result: Result, requestId: string): Promise<CallbackAnswer> =>
+      callObject("deliver", DELIVER_MS, () =>
+        objectOf(conversationId).deliver(stringifyJson(result), requestId),
+      ),
+
+    /**
+     * Tells of a registration; `isUnsaved` where Redis could not be told. Returns whether it replaced another.
+     * Throws ConversationDeletedError.
+     */
+    registered: (session: SessionRecord, isUnsaved: boolean): Promise<boolean> =>
+      callObject("registered", ASK_MS, () =>
+        objectOf(session.conversationId).registered(stringifyJson(session), isUnsaved),
+      ),
+
+    /** The renewed registration; null where another is current, or none. Throws ConversationDeletedError. */
+    async renew(
+      conversationId: string,
+      registrationId: string,
+      agentSessionId: string | undefined,
+    ): Promise<SessionRecord | null> {
+      const text = await callObject("renew", ASK_MS, () =>
+        objectOf(conversationId).renew(registrationId, agentSessionId),
+      );
+      return text === null ? null : (parseExactly(text) as SessionRecord);
+    },
+
+    /** Ends a registration, or whichever is current. Returns whether it was current. */
+    ended: (conversationId: string, registrationId: string | undefined): Promise<boolean> =>
+      callObject("ended", ASK_MS, () => objectOf(conversationId).ended(registrationId)),
+
+    /** The live session, for who could not reach Redis. */
+    async session(conversationId: string): Promise<SessionRecord | null> {
+      const text = await callObject("session", ASK_MS, () => objectOf(conversationId).session());
+      return text === null ? null : (parseExactly(text) as SessionRecord);
+    },
+
+    /** Appends a message, for who could not reach Redis. Throws ConversationDeletedError, RecordTooLargeError. */
+    append: async (conversationId: string, message: Message): Promise<void> =>
+      void (await callObject("append", ASK_MS, () =>
+        objectOf(conversationId).append(stringifyJson(message)),
+      )),
+
+    /** Creates a conversation, for who could not reach Redis. */
+    create: async (record: ConversationRecord): Promise<void> =>
+      void (await callObject("create", ASK_MS, () =>
+        objectOf(record.conversationId).create(stringifyJson(record)),
+      )),
+
+    /** Settles results that a page has told by itself. Returns their ids. */
+    ack: (conversationId: string, requestIds: string[]): Promise<string[]> =>
+      callObject("ack", ASK_MS, () => objectOf(conversationId).ack(requestIds)),
+
+    results: (conversationId: string, query: ResultQuery): Promise<ResultRow[]> =>
+      callObject("results", ASK_MS, () => objectOf(conversationId).results(query)),
+
+    /** Resolves when the objects answer. */
+    ping: async (): Promise<void> => void (await callObject("ping", ASK_MS, () => objectOf(NOBODY).ping())),
+
+    /** Deletes a conversation. Returns whether there was one. */
+    forget: (conversationId: string): Promise<boolean> =>
+      callObject("forget", ASK_MS, () => objectOf(conversationId).forget()),
+  };
+}
+
+/** No conversation has this id; the object behind it stays empty. */
+const NOBODY = ":ping";

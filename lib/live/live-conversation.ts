@@ -1,0 +1,242 @@
+/**
+ * The live side of one conversation: the Durable Object that alone says anything to its agent. Here the parts
+ * are put together, RPC is answered and the alarm is kept; the rules are in `results.ts` (the table and its
+ * states), `delivery.ts` (the loop) and `records.ts` (what stands in Redis).
+ *
+ * Named by the conversation's id. An object that has nothing left to know deletes everything it has.
+ */
+import { DurableObject } from "cloudflare:workers";
+import {
+  type ConversationRecord,
+  createConversationStore,
+  type Message,
+  messageOfResult,
+  messageText,
+} from "../conversation-store.ts";
+import { parseExactly, stringifyJson } from "../json.ts";
+import { createLogger, logFailure } from "../log.ts";
+import type { Channel } from "../push/channel.ts";
+import type { Result } from "../result.ts";
+import { type Answer, answer } from "../rpc.ts";
+import { createSessionStore, type SessionRecord } from "../session-store.ts";
+import { durableObjectSql } from "../sql.ts";
+import { createBreaker, OF_AN_OBJECT, withBreaker } from "../storage/breaker.ts";
+import type { Storage, TtlSeconds } from "../storage/storage.ts";
+import { agentConversationOf } from "./agent-conversation.ts";
+import { type CallbackAnswer, createDeliveryLoop, type DeliveryLoop } from "./delivery.ts";
+import { createRecords, type Records } from "./records.ts";
+import { createResults, type ResultQuery, type ResultRow, type Results } from "./results.ts";
+import { createTurn } from "./turn.ts";
+
+export type LiveConversationParts = {
+  storage: Storage;
+  /** In the order of their precedence. */
+  channels: readonly Channel[];
+  conversationTtlSeconds: TtlSeconds;
+  /** While the feature is off nothing is pushed. */
+  featureEnabled: boolean;
+};
+
+const now = () => Date.now();
+/** Before an alarm does its work it sets the next one, so that a crash in it is not the end. */
+const ALARM_AGAIN_MS = 60_000;
+const SHORTEST_PAUSE_MS = 1_000;
+
+export abstract class LiveConversation<Env> extends DurableObject<Env> {
+  readonly #results: Results;
+  readonly #records: Records;
+  readonly #delivery: DeliveryLoop;
+  readonly #isEnabled: boolean;
+  readonly #log;
+  #alarmAt: number | null = null;
+
+  constructor(ctx: DurableObjectState, env: Env) {
+    super(ctx, env);
+    const conversationId = ctx.id.name ?? "";
+    const sql = durableObjectSql(ctx.storage);
+    const { channels, conversationTtlSeconds: ttlSeconds, featureEnabled, ...parts } = this.partsOf(env);
+    const log = createLogger({ now }, { conversationId });
+    const breaker = createBreaker({ now, ...OF_AN_OBJECT });
+    const storage = withBreaker(parts.storage, breaker, { refuses: true });
+    const results = createResults({ sql, ttlSeconds });
+    const records = createRecords({
+      conversationId,
+      sql,
+      storage,
+      sessions: createSessionStore(storage, log),
+      conversations: createConversationStore({ storage, log, now, ttlSeconds }),
+      results,
+      log,
+      now,
+      ttlSeconds,
+      nextTryAt: breaker.nextTryAt,
+    });
+    this.#results = results;
+    this.#records = records;
+    this.#log = log;
+    this.#isEnabled = featureEnabled;
+    this.#delivery = createDeliveryLoop({
+      results,
+      channels,
+      turn: createTurn(),
+      look: records.look,
+      isThere: (session) => records.current.isThere(session, now()),
+      log,
+      now,
+      wait: (ms, signal) => scheduler.wait(ms, signal === undefined ? {} : { signal }).catch(() => {}),
+    });
+    results.recover(now());
+    ctx.blockConcurrencyWhile(async () => {
+      this.#alarmAt = await ctx.storage.getAlarm();
+    });
+  }
+
+  protected abstract partsOf(env: Env): LiveConversationParts;
+
+  ping(): Answer<null> {
+    return { value: null };
+  }
+
+  /** A callback's result, as JSON. `requestId` is of the HTTP request, for the log. Throws RecordTooLargeError. */
+  deliver(text: string, requestId: string): Promise<Answer<CallbackAnswer>> {
+    return this.#answer(() => {
+      const result = parseExactly(text) as Result;
+      if (this.#records.isDeleted() && this.#results.get(result.requestId) === null) {
+        return { kind: "discarded" } as const;
+      }
+      // Refused here where the history could not take it, so that nobody is told that it was kept.
+      messageText(messageOfResult(result, now()));
+      this.#records.noteActivity();
+      return this.#delivery.receive(result, text, requestId);
+    });
+  }
+
+  /**
+   * A registration, as JSON, that Redis is being told of; `isUnsaved` where Redis could not be told. Returns
+   * whether it replaced another. Throws ConversationDeletedError.
+   */
+  registered(text: string, isUnsaved: boolean): Promise<Answer<boolean>> {
+    return this.#answer(async () => {
+      const session = parseExactly(text) as SessionRecord;
+      const to = await agentConversationOf(session);
+      const replaced = this.#records.registered(session, to, isUnsaved);
+      this.#wake();
+      return replaced;
+    });
+  }
+
+  /** Renews a registration. Returns the record as JSON; null where another is current, or none. */
+  renew(registrationId: string, agentSessionId?: string): Promise<Answer<string | null>> {
+    return this.#answer(async () => {
+      const renewed = await this.#records.renew(registrationId, agentSessionId);
+      if (renewed !== null) this.#wake();
+      return renewed === null ? null : stringifyJson(renewed);
+    });
+  }
+
+  /** Ends a registration, or whichever is current where none is named. Returns whether it was current. */
+  ended(registrationId?: string): Promise<Answer<boolean>> {
+    return this.#answer(() => this.#records.ended(registrationId ?? null));
+  }
+
+  /** The live session as JSON, for who could not reach Redis. Throws StorageError where nobody can know. */
+  session(): Promise<Answer<string | null>> {
+    return this.#answer(async () => {
+      const session = await this.#records.session();
+      return session === null ? null : stringifyJson(session);
+    });
+  }
+
+  /** A message, as JSON, of who could not reach Redis. Throws ConversationDeletedError, RecordTooLargeError. */
+  append(text: string): Promise<Answer<null>> {
+    return this.#answer(async () => {
+      await this.#records.append(parseExactly(text) as Message);
+      return null;
+    });
+  }
+
+  /** A new conversation's record, as JSON, of who could not reach Redis. */
+  create(text: string): Promise<Answer<null>> {
+    return this.#answer(async () => {
+      await this.#records.create(parseExactly(text) as ConversationRecord);
+      return null;
+    });
+  }
+
+  /** A page says that it has told its user these results. Returns those that this settled. */
+  ack(requestIds: string[]): Promise<Answer<string[]>> {
+    return this.#answer(() => this.#delivery.acknowledge(requestIds));
+  }
+
+  results(query: ResultQuery): Promise<Answer<ResultRow[]>> {
+    return this.#answer(() => {
+      if (this.#records.isDeleted()) return [];
+      this.#delivery.expire();
+      return this.#results.list(query);
+    });
+  }
+
+  /** Deletes the conversation. Returns whether there was one. */
+  forget(): Promise<Answer<boolean>> {
+    return this.#answer(() => {
+      const forgotten = this.#records.forget();
+      this.#delivery.discard();
+      return forgotten;
+    });
+  }
+
+  /** Gives Redis what it lacks, says what is due, forgets what is over. Never throws: after six failures nobody calls again. */
+  override async alarm(): Promise<void> {
+    try {
+      this.#alarmAt = null;
+      await this.#setAlarm(now() + ALARM_AGAIN_MS);
+      await this.#records.giveBack();
+      this.#delivery.expire();
+      this.#wake();
+      await this.#delivery.rest();
+      this.#alarmAt = null;
+      await this.#tidy();
+      if (this.#alarmAt === null) await this.ctx.storage.deleteAlarm();
+    } catch (error) {
+      logFailure(this.#log, "alarm", error);
+    }
+  }
+
+  #wake(): void {
+    if (this.#isEnabled && this.#results.exist()) this.#delivery.wake();
+  }
+
+  async #answer<T>(work: () => T | Promise<T>): Promise<Answer<T>> {
+    const given = await answer(work);
+    await this.#tidy();
+    return given;
+  }
+
+  /** Leaves the object with an alarm no later than it is needed, or with nothing at all. */
+  async #tidy(): Promise<void> {
+    const isKnowing = this.#records.tidy();
+    const isLive = this.#records.current.alone(now()) !== null;
+    const dues = [this.#results.nextDue(isLive, this.#isEnabled), this.#records.nextDue()].filter(
+      (at) => at !== null,
+    );
+    const hasResults = this.#results.exist() && this.#results.list({ limit: 1 }).length > 0;
+    if (!isKnowing && !hasResults && dues.length === 0) return this.#deleteEverything();
+    // However often something cannot be done, it is not tried more than once in a while.
+    const due = Math.max(Math.min(...dues), now() + SHORTEST_PAUSE_MS);
+    if (due < (this.#alarmAt ?? Number.POSITIVE_INFINITY)) await this.#setAlarm(due);
+  }
+
+  async #deleteEverything(): Promise<void> {
+    if (!this.#results.exist() && !this.#records.exist()) return;
+    this.#results.forgetTables();
+    this.#records.forgetTables();
+    this.#alarmAt = null;
+    await Promise.all([this.ctx.storage.deleteAlarm(), this.ctx.storage.deleteAll()]);
+  }
+
+  async #setAlarm(at: number): Promise<void> {
+    // Alarms are whole milliseconds.
+    this.#alarmAt = Math.ceil(at);
+    await this.ctx.storage.setAlarm(this.#alarmAt);
+  }
+}

@@ -1,0 +1,551 @@
+/**
+ * The records of a conversation in Redis, as its object writes them: the session, the conversation, the history
+ * and the place in the index; and what Redis still lacks of them, because it was down. Everything goes out one
+ * request after the other, so that nothing overtakes, and whatever is still lacking is given by the alarm.
+ */
+import type { ConversationRecord, ConversationStore, Message } from "../conversation-store.ts";
+import { messageOfResult, messageText, TOMBSTONE_SECONDS } from "../conversation-store.ts";
+import { ConversationDeletedError, isUnavailable, StorageError } from "../errors.ts";
+import { byteLength, parseExactly, stringifyJson } from "../json.ts";
+import { keys } from "../keys.ts";
+import { type Logger, logFailure } from "../log.ts";
+import type { Result } from "../result.ts";
+import { SESSION_TTL_SECONDS, type SessionRecord, type SessionStore } from "../session-store.ts";
+import { type Sql, tablesOf } from "../sql.ts";
+import { createQueue } from "../storage/queue.ts";
+import type { Storage, TtlSeconds, Write, WriteOutcome } from "../storage/storage.ts";
+import { type AgentConversation, agentConversationOf } from "./agent-conversation.ts";
+import { createCurrentSession, hasEnded, isOlder } from "./current-session.ts";
+import type { Presence } from "./delivery.ts";
+import type { Results } from "./results.ts";
+
+/** Times to live and the index are renewed at most this often, in ms. */
+const RENEW_EVERY_MS = 60_000;
+/** A registration that is younger than this, in ms, need not be looked for in Redis. */
+const FRESH_MS = 1_000;
+/** What one request carries of the history at most. Upstash takes 10 MB. */
+const [BATCH_MESSAGES, BATCH_BYTES] = [50, 1024 * 1024];
+/** The pauses after Redis has refused something, in ms: doubling. */
+const [FIRST_PAUSE_MS, LONGEST_PAUSE_MS] = [1_000, 3_600_000];
+
+/** One row: what the object knows of its conversation. */
+type Book = {
+  /** Whether the conversation's record stands in Redis. */
+  known: 0 | 1;
+  /** When times to live and the index were renewed last, and when they are to be without further activity; ms. */
+  renewedAt: number;
+  renewDueAt: number | null;
+  hadSession: 0 | 1;
+  /** The record to create, where it is more than an id. */
+  creation: string | null;
+  deletedAt: number | null;
+  /** Whether Redis has still to be told of the deletion. */
+  deletionDue: 0 | 1;
+};
+const NEW_BOOK: Book = {
+  known: 0,
+  renewedAt: 0,
+  renewDueAt: null,
+  hadSession: 0,
+  creation: null,
+  deletedAt: null,
+  deletionDue: 0,
+};
+
+const SCHEMA = `
+  CREATE TABLE IF NOT EXISTS book (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), content TEXT NOT NULL);
+  CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL);`;
+
+export type RecordsOptions = {
+  conversationId: string;
+  sql: Sql;
+  storage: Storage;
+  sessions: SessionStore;
+  conversations: ConversationStore;
+  results: Results;
+  log: Logger;
+  /** The clock, in ms since the epoch. */
+  now: () => number;
+  /** How long a conversation lives from its last activity; null for ever. */
+  ttlSeconds: TtlSeconds;
+  /** When the storage may be tried again, in ms; null for at once. */
+  nextTryAt: () => number | null;
+};
+
+export type Records = ReturnType<typeof createRecords>;
+
+/** Nothing here rejects because Redis is down, unless it says so. */
+export function createRecords(options: RecordsOptions) {
+  const { conversationId, storage, sessions, conversations, results, log, now, ttlSeconds, nextTryAt } =
+    options;
+  const sql = tablesOf(options.sql, "book", SCHEMA);
+  const inTurn = createQueue();
+  const current = createCurrentSession(
+    options.sql,
+    { parse: (text) => sessions.parse(conversationId, text), stringify: stringifyJson },
+    SESSION_TTL_SECONDS * 1000,
+  );
+
+  const [row] = sql.rows<{ content: string }>("SELECT content FROM book");
+  let book: Book =
+    row === undefined ? NEW_BOOK : { ...NEW_BOOK, ...(JSON.parse(row.content) as Partial<Book>) };
+  let written = row?.content ?? JSON.stringify(NEW_BOOK);
+  /** Messages that Redis may have, because a request that held them got no answer, or an earlier life sent them. */
+  const perhapsSent = new Set([
+    ...results.notInHistory(-1).map(messageIdOf),
+    ...outbox(-1).map(({ id }) => id),
+  ]);
+  let refusals = 0;
+  let pausedUntil = 0;
+
+  function note(change: Partial<Book>): void {
+    book = { ...book, ...change };
+    const text = JSON.stringify(book);
+    if (text === written) return;
+    written = text;
+    sql.rows("INSERT OR REPLACE INTO book VALUES (1, ?)", text);
+  }
+
+  /** Begins a new book. The old one is over: nothing that was known holds any more. */
+  function beginAnew(): void {
+    book = NEW_BOOK;
+    written = JSON.stringify(NEW_BOOK);
+    sql.rows("DELETE FROM book");
+  }
+
+  function outbox(limit: number): { id: string; text: string }[] {
+    return sql.rows("SELECT id, text FROM outbox ORDER BY seq LIMIT ?", limit);
+  }
+
+  /** Throws ConversationDeletedError. */
+  function requireStanding(): void {
+    if (isDeleted()) throw new ConversationDeletedError();
+  }
+
+  function isDeleted(): boolean {
+    if (book.deletedAt !== null && now() >= book.deletedAt + TOMBSTONE_SECONDS * 1000) beginAnew();
+    return book.deletedAt !== null;
+  }
+
+  /** Until when there is something to know, in ms: as long as the conversation, or its tombstone, lives. Null for ever. */
+  function bookEndsAt(): number | null {
+    if (book.deletedAt !== null) return book.deletedAt + TOMBSTONE_SECONDS * 1000;
+    if (book === NEW_BOOK || ttlSeconds === null) return null;
+    return book.renewedAt === 0 ? null : book.renewedAt + ttlSeconds * 1000;
+  }
+
+  /** Something happened in the conversation, so it is to live on. Written down where it cannot be seen to at once. */
+  function noteActivity(): void {
+    if (isDeleted() || book.renewDueAt !== null || now() < book.renewedAt + RENEW_EVERY_MS) return;
+    book = { ...book, renewDueAt: now() };
+  }
+
+  /** So that somebody looks again when Redis is back. */
+  function lookAgain(): void {
+    if (!isDeleted()) note({ renewDueAt: book.renewDueAt ?? now() });
+  }
+
+  /** The next messages that the history lacks, as writes that may be repeated. */
+  function missingMessages(): { writes: Write[]; ids: string[]; note: (dropped: number) => void } {
+    const fromResults = results.notInHistory(BATCH_MESSAGES).map(({ requestId, text, receivedAt }) => ({
+      id: messageIdOf({ requestId }),
+      text: stringifyJson(messageOfResult(parseExactly(text ?? "") as Result, receivedAt)),
+      requestId,
+    }));
+    const writes: Write[] = [];
+    const sent: { id: string; requestId?: string }[] = [];
+    let bytes = 0;
+    for (const message of [...outbox(BATCH_MESSAGES), ...fromResults].slice(0, BATCH_MESSAGES)) {
+      bytes += byteLength(message.text);
+      if (sent.length > 0 && bytes > BATCH_BYTES) break;
+      const append = conversations.messageWrite(conversationId, message.text);
+      if (perhapsSent.has(message.id)) writes.push({ type: "remove", key: append.key, value: append.value });
+      writes.push(append);
+      sent.push(message);
+    }
+    return {
+      writes,
+      ids: sent.map(({ id }) => id),
+      note(dropped) {
+        for (const { id, requestId } of sent) {
+          perhapsSent.delete(id);
+          if (requestId === undefined) sql.rows("DELETE FROM outbox WHERE id = ?", id);
+        }
+        results.markInHistory(sent.flatMap(({ requestId }) => requestId ?? []));
+        conversations.reportDropped(conversationId, dropped);
+      },
+    };
+  }
+
+  /** What renews the conversation, where that is due: it is made if it is not known to stand. */
+  function renewal(appends: boolean): { writes: Write[]; note: (outcomes: WriteOutcome[]) => void } {
+    if (isDeleted() || book.renewDueAt === null || book.renewDueAt > now())
+      return { writes: [], note: () => {} };
+    const index = conversations.indexWrite(conversationId);
+    if (book.known === 0) {
+      const record =
+        book.creation === null
+          ? conversations.fresh(conversationId)
+          : (parseExactly(book.creation) as ConversationRecord);
+      return {
+        writes: [conversations.createWrite(record), index],
+        note([isNew]) {
+          // One that stood was made by an instance: how long it has left is seen to a little later.
+          const renewDueAt = isNew === true ? null : now() + RENEW_EVERY_MS;
+          note({ known: 1, creation: null, renewedAt: now(), renewDueAt });
+        },
+      };
+    }
+    const [record, messages] = conversations.renewWrites(conversationId);
+    return {
+      writes: [record, index, ...(appends ? [] : [messages])],
+      note([stands]) {
+        if (stands === true) note({ renewedAt: now(), renewDueAt: null });
+        else note({ known: 0, renewDueAt: now() });
+      },
+    };
+  }
+
+  /**
+   * One request: reads the session where it is asked for, appends what the history lacks, renews what is due.
+   * Returns the text of the session. Throws StorageError.
+   */
+  async function exchange(readsSession: boolean): Promise<string | null> {
+    const messages = missingMessages();
+    const renewed = renewal(messages.writes.length > 0);
+    const reads: Write[] = readsSession ? [{ type: "get", key: keys.session(conversationId) }] : [];
+    const writes = [...reads, ...messages.writes, ...renewed.writes];
+    if (writes.length === 0) return null;
+    let outcomes: WriteOutcome[];
+    try {
+      outcomes = await storage.commit(writes);
+      refusals = 0;
+    } catch (error) {
+      for (const id of messages.ids) perhapsSent.add(id);
+      throw error;
+    }
+    const ofMessages = outcomes.slice(reads.length, reads.length + messages.writes.length);
+    const dropped = ofMessages.reduce<number>(
+      (sum, outcome, i) => sum + (messages.writes[i]?.type === "append" ? Number(outcome) : 0),
+      0,
+    );
+    sql.transaction(() => {
+      messages.note(dropped);
+      // It may have been deleted meanwhile.
+      if (!isDeleted()) renewed.note(outcomes.slice(reads.length + messages.writes.length));
+    });
+    return readsSession ? (outcomes[0] as string | null) : null;
+  }
+
+  /** After a failure: whoever is out of reach is tried again by the alarm, and so is who refuses, ever more rarely. */
+  function noteFailure(operation: string, error: unknown): void {
+    if (!(error instanceof StorageError)) throw error;
+    if (isUnavailable(error)) return;
+    pausedUntil = now() + Math.min(FIRST_PAUSE_MS * 2 ** refusals, LONGEST_PAUSE_MS);
+    refusals += 1;
+    logFailure(log, operation, error);
+  }
+
+  /** Tells Redis of a session that was registered or ended while it was down. Throws StorageError. */
+  async function saveSession(): Promise<void> {
+    const copy = current.copy(now());
+    if (copy === null || copy.unsaved === null) return;
+    const { record } = copy;
+    const key = keys.session(conversationId);
+    const standingAt = (text: string) => sessions.parse(conversationId, text);
+    if (record === null) {
+      const change = (text: string) => {
+        const standing = standingAt(text);
+        return standing === null || hasEnded(standing, copy) ? null : undefined;
+      };
+      await storage.update(key, change, SESSION_TTL_SECONDS);
+    } else {
+      const ttlSeconds = (copy.diesAt - now()) / 1000;
+      const value = stringifyJson(record);
+      const [isNew] = await storage.commit([{ type: "create", key, value, ttlSeconds }]);
+      // What was registered later with an instance that reached Redis stays.
+      const change = (text: string) => {
+        const standing = standingAt(text);
+        return standing === null || isOlder(standing, record) ? value : undefined;
+      };
+      if (!isNew) await storage.update(key, change, ttlSeconds);
+    }
+    current.saved(copy);
+  }
+
+  /** The session as Redis and the copy have it. Throws StorageError where Redis does not answer. */
+  async function readSession(): Promise<SessionRecord | null> {
+    const inRedis = await sessions.get(conversationId);
+    return isDeleted() ? null : current.choose(inRedis, now());
+  }
+
+  return {
+    current,
+    isDeleted,
+    noteActivity,
+
+    /** Who is there. A registration that has just come here need not be looked for. */
+    look: (): Promise<Presence> =>
+      inTurn(async () => {
+        const copy = current.copy(now());
+        const isFresh = copy?.record != null && now() - copy.since < FRESH_MS;
+        let session: SessionRecord | null;
+        try {
+          const text = await exchange(!isFresh);
+          const inRedis = text === null ? null : sessions.parse(conversationId, text);
+          session = isFresh ? current.alone(now()) : current.choose(inRedis, now());
+        } catch (error) {
+          noteFailure("look", error);
+          if (isUnavailable(error)) lookAgain();
+          // Where something else in the request was refused, the session can still be read.
+          const alone = () => current.alone(now());
+          session = isUnavailable(error) ? alone() : await readSession().catch(alone);
+        }
+        if (isDeleted()) return { session: null, hadSession: false };
+        if (session !== null) note({ hadSession: 1 });
+        return { session, hadSession: book.hadSession === 1 };
+      }),
+
+    /**
+     * Takes over a registration that Redis has, or, where `isUnsaved`, has still to get. Returns whether it replaced
+     * another. What it does before its first await is done when it returns. Throws ConversationDeletedError.
+     */
+    async registered(session: SessionRecord, to: AgentConversation, isUnsaved: boolean): Promise<boolean> {
+      requireStanding();
+      const before = current.copy(now());
+      const isSame = before?.record != null && before.registrationId === session.registrationId;
+      // One that was overtaken on its way, by a later registration or by its own end, is no news.
+      const isNews =
+        before === null ||
+        (before.record === null
+          ? before.registrationId !== session.registrationId
+          : !isOlder(session, before.record));
+      noteActivity();
+      sql.transaction(() => {
+        if (isNews)
+          current.set(session, now(), isUnsaved || (isSame && before.unsaved === "set") ? "set" : null);
+        note({ hadSession: 1 });
+        results.identify(to);
+      });
+      await inTurn(async () => {
+        try {
+          await saveSession();
+          await exchange(false);
+        } catch (error) {
+          noteFailure("registered", error);
+          lookAgain();
+        }
+      });
+      return before?.record != null && !isSame;
+    },
+
+    /**
+     * Lets a registration live another 600 s. Null where it is not, or no longer, the current one. Throws
+     * ConversationDeletedError, and StorageError where nobody can know.
+     */
+    renew: (registrationId: string, agentSessionId: string | undefined): Promise<SessionRecord | null> =>
+      inTurn(async () => {
+        requireStanding();
+        const renewedAt = new Date(now()).toISOString();
+        const renewal = { renewedAt, ...(agentSessionId === undefined ? {} : { agentSessionId }) };
+        let renewed: SessionRecord | null = null;
+        let isUnsaved = false;
+        try {
+          const copy = current.alone(now());
+          await storage.update(
+            keys.session(conversationId),
+            (text) => {
+              const standing = sessions.parse(conversationId, text);
+              renewed = standing?.registrationId === registrationId ? { ...standing, ...renewal } : null;
+              return renewed === null ? undefined : stringifyJson(renewed);
+            },
+            SESSION_TTL_SECONDS,
+          );
+          // What Redis has not been told of yet, or a replica does not know, is here.
+          if (renewed === null && copy?.registrationId === registrationId) {
+            const chosen = await readSession();
+            if (chosen?.registrationId === registrationId) renewed = { ...chosen, ...renewal };
+            isUnsaved = true;
+          }
+        } catch (error) {
+          noteFailure("renew", error);
+          const copy = current.copy(now());
+          if (copy === null || !isUnavailable(error)) throw error;
+          const alone = current.alone(now());
+          renewed = alone?.registrationId === registrationId ? { ...alone, ...renewal } : null;
+          isUnsaved = true;
+        }
+        requireStanding();
+        const latest: SessionRecord | null = renewed;
+        if (latest === null) return null;
+        const to = await agentConversationOf(latest);
+        const copy = current.copy(now());
+        if (copy?.record != null && isOlder(latest, copy.record)) return null;
+        noteActivity();
+        current.set(latest, now(), isUnsaved ? "set" : null);
+        results.identify(to);
+        try {
+          await saveSession();
+          await exchange(false);
+        } catch (error) {
+          noteFailure("renew", error);
+        }
+        return latest;
+      }),
+
+    /** Ends a registration, or whichever is current. Returns whether it was. */
+    ended: (registrationId: string | null): Promise<boolean> =>
+      inTurn(async () => {
+        const copy = current.copy(now());
+        const isCurrent =
+          copy?.record != null && (registrationId === null || copy.registrationId === registrationId);
+        // Another one is current, or an end is still to be told: that must not be forgotten.
+        const concernsCopy = isCurrent || copy === null || (copy.record === null && copy.unsaved === null);
+        const ending = { registrationId: registrationId ?? copy?.registrationId ?? null, since: now() };
+        if (concernsCopy) current.end(ending.registrationId, ending.since, "delete");
+        try {
+          const deleted =
+            registrationId === null
+              ? (await storage.commit([{ type: "delete", key: keys.session(conversationId) }]))[0]
+              : await sessions.delete(conversationId, registrationId);
+          if (concernsCopy) current.saved(ending);
+          return deleted;
+        } catch (error) {
+          noteFailure("ended", error);
+          if (!isUnavailable(error)) throw error;
+          return isCurrent;
+        }
+      }),
+
+    /** The live session while the caller could not reach Redis. Throws StorageError where nobody can know. */
+    session: (): Promise<SessionRecord | null> =>
+      inTurn(async () => {
+        try {
+          return await readSession();
+        } catch (error) {
+          // An ending is known as well as a session is.
+          if (current.copy(now()) === null || !isUnavailable(error)) throw error;
+          return current.alone(now());
+        }
+      }),
+
+    /**
+     * Appends a message for a caller that could not reach Redis, behind those that are kept; keeps it where Redis is
+     * down. Throws ConversationDeletedError, RecordTooLargeError, and StorageError where Redis refuses it.
+     */
+    append: (message: Message): Promise<void> =>
+      inTurn(async () => {
+        requireStanding();
+        sql.rows("INSERT OR IGNORE INTO outbox (id, text) VALUES (?, ?)", message.id, messageText(message));
+        // The caller's own request may have been done, and its answer lost.
+        perhapsSent.add(message.id);
+        noteActivity();
+        try {
+          await exchange(false);
+        } catch (error) {
+          noteFailure("append", error);
+          if (!isUnavailable(error)) {
+            sql.rows("DELETE FROM outbox WHERE id = ?", message.id);
+            throw error;
+          }
+          lookAgain();
+        }
+        requireStanding();
+      }),
+
+    /** Creates the conversation for a caller that could not reach Redis; keeps it where Redis is down. */
+    create: (record: ConversationRecord): Promise<void> =>
+      inTurn(async () => {
+        requireStanding();
+        note({ creation: stringifyJson(record), known: 0, renewDueAt: now() });
+        try {
+          await exchange(false);
+        } catch (error) {
+          noteFailure("create", error);
+          if (!isUnavailable(error)) throw error;
+        }
+        requireStanding();
+      }),
+
+    /**
+     * Deletes the conversation for 48 h; from now on it is gone here, and in Redis when the promise resolves, or as
+     * soon as that takes it. Returns whether there was one.
+     */
+    async forget(): Promise<boolean> {
+      if (isDeleted()) return false;
+      const deletedAt = now();
+      const wasKnown = book.known === 1 || book.creation !== null || book.hadSession === 1;
+      sql.transaction(() => {
+        current.clear();
+        sql.rows("DELETE FROM outbox");
+        note({ ...NEW_BOOK, deletedAt, deletionDue: 1 });
+        results.wipe(deletedAt);
+      });
+      return inTurn(async () => {
+        try {
+          const [standing] = await storage.commit(conversations.deleteWrites(conversationId, deletedAt));
+          note({ deletionDue: 0 });
+          return conversations.stands(conversationId, standing as string | null);
+        } catch (error) {
+          noteFailure("forget", error);
+          return wasKnown || isUnavailable(error);
+        }
+      });
+    },
+
+    /** Gives Redis what it lacks, as far as it takes it now. */
+    giveBack: (): Promise<void> =>
+      inTurn(async () => {
+        if (now() < pausedUntil) return;
+        try {
+          if (isDeleted() && book.deletionDue === 1) {
+            await storage.commit(conversations.deleteWrites(conversationId, book.deletedAt ?? now()));
+            note({ deletionDue: 0 });
+          }
+          await saveSession();
+          do await exchange(false);
+          while (lacksMessages());
+        } catch (error) {
+          noteFailure("give back", error);
+        }
+      }),
+
+    /** When something has to be done next, in ms; null for never. */
+    nextDue(): number | null {
+      const lacks =
+        book.deletionDue === 1 || (current.copy(now())?.unsaved ?? null) !== null || lacksMessages();
+      const retryAt = Math.max(now() + FIRST_PAUSE_MS, nextTryAt() ?? 0, pausedUntil);
+      const due = [
+        book.renewDueAt === null ? bookEndsAt() : Math.max(book.renewDueAt, retryAt),
+        lacks ? retryAt : null,
+        current.diesAt(),
+      ].filter((at) => at !== null);
+      return due.length === 0 ? null : Math.min(...due);
+    },
+
+    /** Forgets what is over. Returns whether anything is left. */
+    tidy(): boolean {
+      current.tidy(now());
+      const endsAt = bookEndsAt();
+      if (endsAt !== null && endsAt <= now() && book.renewDueAt === null) beginAnew();
+      return sql.rows("SELECT 1 FROM book").length > 0 || current.diesAt() !== null || outbox(1).length > 0;
+    },
+
+    exist: () => sql.exist() || current.exists(),
+
+    forgetTables(): void {
+      sql.forget();
+      current.forgetTables();
+      book = NEW_BOOK;
+      written = JSON.stringify(NEW_BOOK);
+    },
+  };
+
+  function lacksMessages(): boolean {
+    return outbox(1).length + results.notInHistory(1).length > 0;
+  }
+}
+
+function messageIdOf({ requestId }: { requestId: string }): string {
+  return `callback:${requestId}`;
+}

@@ -1,0 +1,85 @@
+/**
+ * The result of a task: what a callback brings, and what every part of the product calls by this one name. It
+ * waits, is said, and is settled in its conversation's object (`live/`).
+ */
+import * as v from "valibot";
+import { InvalidRequestError } from "./errors.ts";
+import { isoTimestamp, type JsonObject, jsonObject, jsonValue, stringifyJson, validate } from "./json.ts";
+import { isConversationId, isRequestId } from "./keys.ts";
+
+/**
+ * When a result is said: `when_idle`, when nobody is speaking; `interrupt`, at once; `silent`, at once and
+ * without the agent speaking.
+ */
+export const deliverySchema = v.picklist(["when_idle", "interrupt", "silent"]);
+export type Delivery = v.InferOutput<typeof deliverySchema>;
+
+const resultFields = {
+  requestId: v.pipe(
+    v.string(),
+    v.check(isRequestId, "must be 1 to 128 letters, digits, dots, dashes, underscores or colons"),
+  ),
+  success: v.optional(v.boolean(), true),
+  output: v.optional(jsonValue),
+  error: v.optional(jsonValue),
+  toolName: v.optional(v.pipe(v.string(), v.maxLength(256, "must be at most 256 characters"))),
+  /** Not said after this moment. */
+  deliverBy: v.optional(isoTimestamp),
+  /** A newer result of the same topic takes the place of one that still waits. */
+  topic: v.optional(
+    v.pipe(v.string(), v.nonEmpty("must not be empty"), v.maxLength(128, "must be at most 128 characters")),
+  ),
+  metadata: v.optional(jsonObject),
+};
+
+const callbackSchema = v.object({
+  ...resultFields,
+  conversationId: v.optional(
+    v.pipe(
+      v.string(),
+      v.check(isConversationId, "must be 1 to 128 letters, digits, dots, dashes or underscores"),
+    ),
+  ),
+  delivery: v.optional(deliverySchema),
+  /** The earlier name of `delivery`: to speak, or only to know. */
+  mode: v.optional(v.picklist(["speak", "context"])),
+});
+
+const resultSchema = v.object({ ...resultFields, delivery: deliverySchema });
+export type Result = v.InferOutput<typeof resultSchema>;
+
+export type Callback = { conversationId: string; result: Result };
+
+/**
+ * Reads a callback from a request body. `conversationId` is the one of the path, where it has one.
+ * Throws InvalidRequestError, also where nothing says which conversation the result belongs to.
+ */
+export function parseCallback(body: JsonObject, pathConversationId?: string): Callback {
+  const { conversationId, mode, delivery, ...fields } = validate(callbackSchema, body);
+  if (
+    pathConversationId !== undefined &&
+    conversationId !== undefined &&
+    conversationId !== pathConversationId
+  ) {
+    throw new InvalidRequestError("The body names another conversation than the path.", [
+      { path: "conversationId", message: "must be the conversation of the path" },
+    ]);
+  }
+  const owner = pathConversationId ?? conversationId;
+  if (owner === undefined) {
+    throw new InvalidRequestError("Nothing says which conversation the result belongs to.", [
+      { path: "conversationId", message: "is required" },
+    ]);
+  }
+  return {
+    conversationId: owner,
+    result: { ...fields, delivery: delivery ?? (mode === "context" ? "silent" : "when_idle") },
+  };
+}
+
+/** The whole text of a result: the output, or the error where it failed; JSON where it is not a string. */
+export function resultText(result: Pick<Result, "success" | "output" | "error">): string {
+  const content = result.success ? result.output : (result.error ?? result.output);
+  if (content === undefined) return result.success ? "(no output)" : "(no error message)";
+  return typeof content === "string" ? content : stringifyJson(content);
+}

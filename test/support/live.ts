@@ -1,0 +1,237 @@
+/**
+ * The live side of a conversation without a Durable Object: the same tables and the same loop, on `node:sqlite`,
+ * with a clock that the test turns, a channel that it scripts, and a Redis that it can take away.
+ */
+import { createConversationStore } from "../../lib/conversation-store.ts";
+import { StorageError } from "../../lib/errors.ts";
+import { stringifyJson } from "../../lib/json.ts";
+import { agentConversationOf } from "../../lib/live/agent-conversation.ts";
+import { createDeliveryLoop } from "../../lib/live/delivery.ts";
+import { createRecords } from "../../lib/live/records.ts";
+import { createResults, type ResultRow } from "../../lib/live/results.ts";
+import { createTurn } from "../../lib/live/turn.ts";
+import { createLogger } from "../../lib/log.ts";
+import type { Channel, ChannelName, PushOutcome } from "../../lib/push/channel.ts";
+import type { PushMessage } from "../../lib/push/message.ts";
+import { parseCallback, type Result } from "../../lib/result.ts";
+import {
+  createSessionStore,
+  parseRegistration,
+  type SessionRecord,
+  sessionRecord,
+} from "../../lib/session-store.ts";
+import { createSqliteKeys, createSqliteStorage } from "../../lib/storage/sqlite.ts";
+import type { Storage } from "../../lib/storage/storage.ts";
+import { memorySql } from "./sql.ts";
+import type { LogLine } from "./worker.ts";
+
+export const START = Date.parse("2026-01-01T00:00:00Z");
+const TTL_SECONDS = 30 * 24 * 3600;
+
+/** A clock that stands still until it is turned; what waits is woken in its order. */
+export function createClock(start = START) {
+  let now = start;
+  let timers: { at: number; wake: () => void }[] = [];
+  /** Lets everything happen that can happen without the clock. */
+  const settle = async () => {
+    for (let i = 0; i < 50; i++) await new Promise((resolve) => setImmediate(resolve));
+  };
+  return {
+    now: () => now,
+    wait: (ms: number, signal?: AbortSignal) =>
+      new Promise<void>((resolve) => {
+        timers.push({ at: now + ms, wake: resolve });
+        signal?.addEventListener("abort", () => resolve());
+      }),
+    settle,
+    async advance(ms: number): Promise<void> {
+      await settle();
+      const end = now + ms;
+      for (;;) {
+        const next = timers.toSorted((a, b) => a.at - b.at)[0];
+        if (next === undefined || next.at > end) break;
+        timers = timers.filter((timer) => timer !== next);
+        now = Math.max(now, next.at);
+        next.wake();
+        await settle();
+      }
+      now = end;
+      await settle();
+    },
+  };
+}
+
+export type TestChannelOptions = {
+  name?: ChannelName;
+  accepts?: Channel["accepts"];
+  /** What the channel answers, for each push. Default: delivered. */
+  onPush?: (
+    message: PushMessage,
+    session: { wsUrl?: string | undefined },
+  ) => PushOutcome | Promise<PushOutcome>;
+};
+
+/** A channel that keeps what it was asked to push. */
+export function createTestChannel(pushed: PushMessage[], options: TestChannelOptions = {}): Channel {
+  const { name = "socket", accepts = (session) => session.wsUrl !== undefined, onPush } = options;
+  return {
+    name,
+    accepts,
+    async push(session, message) {
+      pushed.push(message);
+      return onPush?.(message, session) ?? { outcome: "delivered" };
+    },
+  };
+}
+
+export type TestConversation = ReturnType<typeof testConversation>;
+
+export function testConversation({
+  channels,
+  onPush,
+}: {
+  channels?: (pushed: PushMessage[]) => Channel[];
+  onPush?: TestChannelOptions["onPush"];
+} = {}) {
+  const conversationId = "c1";
+  const clock = createClock();
+  const { now, wait } = clock;
+  const pushed: PushMessage[] = [];
+  const lines: LogLine[] = [];
+  const log = createLogger({ now, write: (_level, line) => lines.push(JSON.parse(line) as LogLine) });
+  const redisSql = memorySql();
+  const inner = createSqliteStorage(createSqliteKeys(redisSql), now);
+  let isDown = false;
+  /** Between the object and its Redis; may be replaced by a test. */
+  const hooks = { beforeCommit: async () => {} };
+  const storage: Storage = new Proxy(inner, {
+    get(target, property: keyof Storage) {
+      const method = target[property] as unknown;
+      if (typeof method !== "function") return method;
+      return async (...args: unknown[]) => {
+        if (property === "commit") await hooks.beforeCommit();
+        if (isDown) throw new StorageError("sqlite", property, "server_error");
+        return (method as (...args: unknown[]) => unknown)(...args);
+      };
+    },
+  });
+  const sessions = createSessionStore(storage, log);
+  const conversations = createConversationStore({ storage, log, now, ttlSeconds: TTL_SECONDS });
+  const sql = memorySql();
+  const turn = createTurn();
+
+  function start() {
+    const results = createResults({ sql, ttlSeconds: TTL_SECONDS });
+    const records = createRecords({
+      conversationId,
+      sql,
+      storage,
+      sessions,
+      conversations,
+      results,
+      log,
+      now,
+      ttlSeconds: TTL_SECONDS,
+      nextTryAt: () => null,
+    });
+    const delivery = createDeliveryLoop({
+      results,
+      channels: channels?.(pushed) ?? [createTestChannel(pushed, onPush === undefined ? {} : { onPush })],
+      turn,
+      look: records.look,
+      isThere: (session) => records.current.isThere(session, now()),
+      log,
+      now,
+      wait,
+    });
+    results.recover(now());
+    return { results, records, delivery };
+  }
+  let life = start();
+
+  const tester = {
+    clock,
+    pushed,
+    lines,
+    turn,
+    hooks,
+    conversations,
+    sessions,
+    get results() {
+      return life.results;
+    },
+    get records() {
+      return life.records;
+    },
+    get delivery() {
+      return life.delivery;
+    },
+
+    /** Takes Redis away, or brings it back. */
+    redisIs(state: "down" | "up") {
+      isDown = state === "down";
+    },
+
+    /** The object dies with everything that is under way in it, and begins again from what it has written. */
+    restart() {
+      life = start();
+    },
+
+    callback(requestId: string, fields: object = {}) {
+      const { result } = parseCallback({
+        conversationId,
+        requestId,
+        output: `output of ${requestId}.`,
+        ...fields,
+      });
+      return tester.receive(result);
+    },
+
+    receive(result: Result) {
+      life.records.noteActivity();
+      return life.delivery.receive(result, stringifyJson(result), "http-request");
+    },
+
+    /** Registers as an instance does that reaches Redis, unless Redis is down; waits for the hand-over if it `rests`. */
+    async register(fields: object = {}, rests = true): Promise<SessionRecord> {
+      const registration = parseRegistration({ sessionUrl: "wss://agent.example/live", ...fields });
+      const session = sessionRecord(conversationId, registration, crypto.randomUUID(), now());
+      const isUnsaved = isDown;
+      if (!isUnsaved) await sessions.set(session);
+      const to = await agentConversationOf(session);
+      const registered = life.records.registered(session, to, isUnsaved);
+      life.delivery.wake();
+      await registered;
+      if (rests) await life.delivery.rest();
+      return session;
+    },
+
+    /** What the alarm does. */
+    async alarm(): Promise<void> {
+      await life.records.giveBack();
+      life.delivery.expire();
+      life.delivery.wake();
+      await life.delivery.rest();
+    },
+
+    row(requestId: string): ResultRow {
+      const row = life.results.get(requestId);
+      if (row === null) throw new Error(`no row of ${requestId}`);
+      return row;
+    },
+
+    /** What the history in Redis holds. */
+    async history(): Promise<string[]> {
+      const { messages } = await conversations.page(conversationId, 1_000);
+      return messages.map(({ id }) => id);
+    },
+
+    /** How often a result was in a push. */
+    tellings: (requestId: string) => pushed.filter(({ requestIds }) => requestIds.includes(requestId)).length,
+    close() {
+      sql.close();
+      redisSql.close();
+    },
+  };
+  return tester;
+}

@@ -1,0 +1,277 @@
+/** The state machine of results, held against a model of it that is written down as a table. */
+import * as fc from "fast-check";
+import { describe, expect, onTestFinished, test } from "vitest";
+import type { AgentConversation } from "../../lib/live/agent-conversation.ts";
+import { createResults, MAX_WAITING, type ResultStatus, SETTLED_MS } from "../../lib/live/results.ts";
+import { memorySql } from "../support/sql.ts";
+
+const TTL_SECONDS = 3600;
+const START = Date.parse("2026-01-01T00:00:00Z");
+
+/** What the design says of a result, kept in the simplest way. */
+type Model = {
+  status: ResultStatus;
+  text: string;
+  topic: string | undefined;
+  deliverBy: number | undefined;
+  tellings: number;
+  /** The agent conversation in which it may have been heard. */
+  toldTo: string | null;
+  /** The one in which it is being said. */
+  sayingTo: string | null;
+  receivedAt: number;
+  settledAt: number | null;
+};
+
+type World = { now: number; models: Map<string, Model>; isLive: string };
+
+const isOpen = ({ status, settledAt }: Model) =>
+  settledAt === null && (status === "waiting" || status === "unconfirmed");
+
+const conversationOf = (name: string): AgentConversation => ({
+  agentSessionId: name,
+  urlDigest: null,
+  registrationId: `registration of ${name}`,
+});
+
+function settle(model: Model, status: ResultStatus, now: number): void {
+  Object.assign(model, { status, settledAt: now, sayingTo: null });
+}
+
+/** Few ids and few conversations, so that everything meets everything. */
+const anId = fc.constantFrom("a", "b", "c", "d");
+const aConversation = fc.constantFrom("first", "second", "third");
+
+const anAct = fc.oneof(
+  fc.record({
+    act: fc.constant("insert" as const),
+    id: anId,
+    text: fc.constantFrom("one", "two"),
+    topic: fc.option(fc.constantFrom("x", "y"), { nil: undefined }),
+    deliverInMs: fc.option(fc.integer({ min: -10, max: 5_000 }), { nil: undefined }),
+  }),
+  fc.record({ act: fc.constant("say" as const), to: aConversation }),
+  fc.record({
+    act: fc.constant("conclude" as const),
+    outcome: fc.constantFrom(
+      "delivered" as const,
+      "unreachable" as const,
+      "refused" as const,
+      "unconfirmed" as const,
+    ),
+  }),
+  fc.record({ act: fc.constant("acknowledge" as const), id: anId }),
+  fc.record({ act: fc.constant("restart" as const) }),
+  fc.record({ act: fc.constant("pass" as const), ms: fc.constantFrom(1, 1_000, 100_000, SETTLED_MS) }),
+  fc.record({ act: fc.constant("wipe" as const) }),
+);
+
+test("goes through ten thousand random histories as the model does", () => {
+  fc.assert(
+    fc.property(fc.array(anAct, { minLength: 5, maxLength: 40 }), (acts) => {
+      const sql = memorySql();
+      try {
+        let results = createResults({ sql, ttlSeconds: TTL_SECONDS });
+        const world: World = { now: START, models: new Map(), isLive: "first" };
+        /** How often each result may have been heard in each agent conversation. */
+        const heard = new Map<string, number>();
+        const { models } = world;
+
+        for (const step of acts) {
+          switch (step.act) {
+            case "insert": {
+              const { id, text, topic, deliverInMs } = step;
+              const deliverBy = deliverInMs === undefined ? undefined : world.now + deliverInMs;
+              const insertion = results.insert(
+                {
+                  requestId: id,
+                  success: true,
+                  delivery: "when_idle",
+                  topic,
+                  deliverBy: deliverBy === undefined ? undefined : new Date(deliverBy).toISOString(),
+                },
+                text,
+                world.now,
+              );
+              const known = models.get(id);
+              if (known !== undefined) {
+                expect(insertion.kind).toBe(known.text !== "" && known.text !== text ? "reused" : "known");
+                break;
+              }
+              const isLate = deliverBy !== undefined && deliverBy <= world.now;
+              for (const other of models.values()) {
+                if (!isLate && topic !== undefined && other.topic === topic && isOpen(other)) {
+                  settle(other, "superseded", world.now);
+                }
+              }
+              models.set(id, {
+                status: isLate ? "expired" : "waiting",
+                text,
+                topic,
+                deliverBy,
+                tellings: 0,
+                toldTo: null,
+                sayingTo: null,
+                receivedAt: world.now,
+                settledAt: isLate ? world.now : null,
+              });
+              expect(insertion.kind).toBe("new");
+              break;
+            }
+            case "say": {
+              const ids = [...models.keys()];
+              const due = results.due(conversationOf(step.to), world.now).map(({ requestId }) => requestId);
+              const sayable = ids.filter((id) => {
+                const model = models.get(id);
+                return model !== undefined && isOpen(model) && model.toldTo !== step.to;
+              });
+              // What is due is never more than may be said; a pause may hold it back.
+              expect(sayable).toEqual(expect.arrayContaining(due));
+              const said = results.say(due, "socket", conversationOf(step.to), world.now);
+              expect(said).toEqual(due);
+              for (const id of said)
+                Object.assign(models.get(id) ?? {}, { status: "saying", sayingTo: step.to });
+              // Nobody can say what is being said.
+              expect(results.say(said, "relay", conversationOf("third"), world.now)).toEqual([]);
+              break;
+            }
+            case "conclude": {
+              const saying = [...models].filter(([, { status }]) => status === "saying");
+              results.conclude([...models.keys()], { outcome: step.outcome }, world.now);
+              for (const [id, model] of saying) {
+                if (step.outcome === "delivered" || step.outcome === "unconfirmed") hear(heard, id, model);
+                if (step.outcome === "delivered") settle(model, "delivered", world.now);
+                else if (step.outcome === "unconfirmed") leaveUnconfirmed(model, world.now);
+                else
+                  Object.assign(model, {
+                    status: model.tellings > 0 ? "unconfirmed" : "waiting",
+                    sayingTo: null,
+                  });
+              }
+              break;
+            }
+            case "acknowledge": {
+              const model = models.get(step.id);
+              const settles =
+                model !== undefined && ["waiting", "saying", "unconfirmed"].includes(model.status);
+              expect(results.acknowledge([step.id], world.now)).toEqual(settles ? [step.id] : []);
+              if (model !== undefined && settles) settle(model, "delivered", world.now);
+              break;
+            }
+            case "restart": {
+              results = createResults({ sql, ttlSeconds: TTL_SECONDS });
+              results.recover(world.now);
+              for (const [id, model] of models) {
+                if (model.status !== "saying") continue;
+                hear(heard, id, model);
+                leaveUnconfirmed(model, world.now);
+              }
+              break;
+            }
+            case "pass": {
+              world.now += step.ms;
+              const late = [...models].filter(
+                ([, model]) =>
+                  isOpen(model) &&
+                  ((model.deliverBy ?? Number.POSITIVE_INFINITY) <= world.now ||
+                    model.receivedAt + TTL_SECONDS * 1000 <= world.now),
+              );
+              expect(results.expire(world.now).toSorted()).toEqual(late.map(([id]) => id).toSorted());
+              for (const [, model] of late) settle(model, "expired", world.now);
+              for (const [id, { settledAt }] of models) {
+                if (settledAt !== null && settledAt <= world.now - SETTLED_MS) models.delete(id);
+              }
+              break;
+            }
+            case "wipe": {
+              results.wipe(world.now);
+              for (const model of models.values()) {
+                if (model.settledAt === null) settle(model, "dropped", world.now);
+                model.text = "";
+                model.topic = undefined;
+              }
+            }
+          }
+          const rows = results.list({ limit: 100 });
+          // Said so plainly because `expect` would take most of the time.
+          const differs =
+            rows.length !== models.size || rows.some((row) => !isAs(models.get(row.requestId), row));
+          if (differs) expect(rows).toEqual([...models]);
+        }
+        for (const [telling, times] of heard) expect({ telling, times }).toEqual({ telling, times: 1 });
+      } finally {
+        sql.close();
+      }
+    }),
+    { numRuns: 10_000 },
+  );
+}, 120_000);
+
+/** Notes that a result may have been heard; a result that was forgotten and came again is another. */
+function hear(heard: Map<string, number>, id: string, model: Model): void {
+  const telling = `${id} of ${model.receivedAt} in ${model.sayingTo}`;
+  heard.set(telling, (heard.get(telling) ?? 0) + 1);
+}
+
+function leaveUnconfirmed(model: Model, now: number): void {
+  model.status = "unconfirmed";
+  model.tellings += 1;
+  model.toldTo = model.sayingTo;
+  model.sayingTo = null;
+  if (model.tellings === 2) model.settledAt = now;
+}
+
+function isAs(
+  model: Model | undefined,
+  { status, tellings, settledAt }: { status: ResultStatus; tellings: number; settledAt: number | null },
+): boolean {
+  return model?.status === status && model.tellings === tellings && model.settledAt === settledAt;
+}
+
+describe("what is due next", () => {
+  function table() {
+    const sql = memorySql();
+    onTestFinished(() => sql.close());
+    return createResults({ sql, ttlSeconds: TTL_SECONDS });
+  }
+  const result = (requestId: string, fields: object = {}) =>
+    ({ requestId, success: true, delivery: "when_idle", ...fields }) as const;
+
+  test("nothing where there is nothing, and no table is made by looking", () => {
+    const results = table();
+    expect(results.nextDue(true)).toBeNull();
+    expect(results.exist()).toBe(false);
+  });
+
+  test("a retry only while somebody is live, an expiry in any case, then the forgetting", () => {
+    const results = table();
+    const to = conversationOf("first");
+    results.insert(result("r1"), "text", START);
+    results.say(["r1"], "socket", to, START);
+    results.conclude(["r1"], { outcome: "refused", closeCode: 1008 }, START);
+    expect(results.nextDue(true)).toBe(START + 60_000);
+    expect(results.nextDue(false)).toBe(START + TTL_SECONDS * 1000);
+    results.acknowledge(["r1"], START + 5);
+    expect(results.nextDue(true)).toBe(START + 5 + SETTLED_MS);
+  });
+
+  test("a result that this session did not take is not due there until its retry, or until another comes", () => {
+    const results = table();
+    const to = conversationOf("first");
+    results.insert(result("r1"), "text", START);
+    results.say(["r1"], "socket", to, START);
+    results.conclude(["r1"], { outcome: "refused" }, START);
+    expect(results.due(to, START + 59_999)).toEqual([]);
+    expect(results.due(to, START + 60_000)).toHaveLength(1);
+    expect(results.due(conversationOf("second"), START)).toHaveLength(1);
+    results.insert(result("r2"), "text", START);
+    expect(results.due(to, START).map(({ requestId }) => requestId)).toEqual(["r1", "r2"]);
+  });
+
+  test("of more than two hundred that wait, the oldest are dropped", () => {
+    const results = table();
+    for (let i = 0; i <= MAX_WAITING; i++) results.insert(result(`r${i}`), "text", START);
+    expect(results.list({ status: "dropped", limit: 10 }).map(({ requestId }) => requestId)).toEqual(["r0"]);
+    expect(results.list({ status: "waiting", limit: 1_000 })).toHaveLength(MAX_WAITING);
+  });
+});
