@@ -140,9 +140,9 @@ export function createRecords(options: RecordsOptions) {
     book = { ...book, renewDueAt: now() };
   }
 
-  /** So that somebody looks again when Redis is back. */
+  /** So that somebody looks again when Redis is back; it may have come back empty. */
   function lookAgain(): void {
-    if (!isDeleted()) note({ renewDueAt: book.renewDueAt ?? now() });
+    if (!isDeleted()) note({ known: 0, renewDueAt: now() });
   }
 
   /** The next messages that the history lacks, as writes that may be repeated. */

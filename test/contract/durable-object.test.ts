@@ -51,8 +51,8 @@ describe("durable-object storage", () => {
     const storage = storageOf(door);
     const id = freshId();
     await storage.commit([
-      { type: "append", key: keys.messages(id), value: "v", maxLength: 10, ttlSeconds: 0.15 },
-      { type: "set", key: keys.session(id), value: "v", ttlSeconds: 0.6 },
+      { type: "append", key: keys.messages(id), value: "v", maxLength: 10, ttlSeconds: 1 },
+      { type: "set", key: keys.session(id), value: "v", ttlSeconds: 3 },
     ]);
     expect([await rowsIn(id), await rowsIn(id, "items")]).toEqual([2, 1]);
     await expect.poll(() => rowsIn(id, "items"), { interval: 10, timeout: 10_000 }).toBe(0);

@@ -42,8 +42,8 @@ export async function startAgent(behaviour: AgentBehaviour = "reads", redirectTo
     socket.on("message", (data) => {
       frames.push(String(data));
       for (const wake of waiting) wake();
-      // What came before the close frame has been read; nothing that follows is.
-      if (behaviour === "never-closes") socket.pause();
+      // The library would answer a close frame by itself.
+      if (behaviour === "never-closes") socket.close = () => {};
       if (behaviour === "refuses-frames") socket.close(1008, "Invalid message received");
       if (behaviour === "breaks") socket.close(1011, "internal error");
       if (behaviour === "drops") socket.terminate();

@@ -172,6 +172,11 @@ export function testConversation({
       isDown = state === "down";
     },
 
+    /** Redis comes back with nothing. */
+    async emptyRedis(): Promise<void> {
+      for (const table of ["keys", "items", "scores"]) redisSql.rows(`DELETE FROM ${table}`);
+    },
+
     /** The object dies with everything that is under way in it, and begins again from what it has written. */
     restart() {
       life = start();

@@ -795,6 +795,19 @@ describe("what was found to go wrong once", () => {
     expect((await c.conversations.list(10)).conversations).toHaveLength(1);
   });
 
+  test("a conversation that Redis has forgotten in an outage is there again with what was acknowledged in it", async () => {
+    const c = conversation();
+    await c.conversations.create(c.conversations.fresh("c1"));
+    await c.callback("r1");
+    c.redisIs("down");
+    await c.callback("r2");
+    c.redisIs("up");
+    await c.emptyRedis();
+    await c.alarm();
+    expect(await c.conversations.get("c1")).not.toBeNull();
+    expect(await c.history()).toEqual(["callback:r2"]);
+  });
+
   test("messages that are kept stay before those that come when Redis is back", async () => {
     const c = conversation();
     const message = (id: string) =>
