@@ -2,18 +2,27 @@
  * `npm start`: the whole product on a laptop. A demo agent, the Worker in `wrangler dev`, and where REDIS_URL
  * or REDIS_HOST names a Redis, the REST gateway between the two. Then three curl lines that tell the story.
  *
+ * It is as closed as a deployment: secrets that nobody has set are made, and kept in the state folder.
+ *
  * It needs no account, no Docker and no Redis, and reaches out to nobody. Whatever ends it, Ctrl-C, SIGTERM or
  * the death of a part, ends every process it started.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs, parseEnv } from "node:util";
-import { type Environment, parseConfig, redisAddress, upstashFromRedisUrl } from "../lib/config.ts";
+import type { SecretVariable } from "../lib/auth/secret-rules.ts";
+import {
+  configProblems,
+  type Environment,
+  parseConfig,
+  redisAddress,
+  upstashFromRedisUrl,
+} from "../lib/config.ts";
 import { ELEVENLABS_HOSTS } from "../lib/push/push-target.ts";
 import { startDemoAgent } from "./demo-agent.ts";
 import { startGateway } from "./gateway.ts";
@@ -40,7 +49,6 @@ const ORPHAN_LIMIT_MS = 300;
 
 const DEFAULTS: Variables = {
   ELEVENLABS_AGENT_ENABLED: "true",
-  REQUIRE_AUTH: "false",
   PUSH_ALLOWED_HOSTS: ["localhost", "127.0.0.1", "[::1]", ...ELEVENLABS_HOSTS].join(","),
 };
 
@@ -65,24 +73,13 @@ const FORWARDED: { [name in keyof Required<Environment>]: true } = {
   API_TOKEN: true,
   SESSION_TOKEN_SECRET: true,
   WEBHOOK_SECRET: true,
+  WEBHOOK_REQUIRE_SIGNATURE: true,
   ALLOWED_ORIGINS: true,
   PUSH_ALLOWED_HOSTS: true,
   ELEVENLABS_API_KEY: true,
+  ELEVENLABS_API_URL: true,
   ELEVENLABS_AGENT_ID: true,
   ELEVENLABS_MONITOR: true,
-};
-
-/** What `wrangler dev` must not do on its own: phone home, ask questions, download, read other variables. */
-const WRANGLER_ENVIRONMENT: Variables = {
-  WRANGLER_SEND_METRICS: "false",
-  WRANGLER_SEND_ERROR_REPORTS: "false",
-  WRANGLER_WRITE_LOGS: "false",
-  // The banner is what looks for updates.
-  WRANGLER_HIDE_BANNER: "true",
-  WRANGLER_NO_SKILLS_UPDATE_PROMPTS: "true",
-  CLOUDFLARE_CF_FETCH_ENABLED: "false",
-  CLOUDFLARE_INCLUDE_PROCESS_ENV: "false",
-  CLOUDFLARE_LOAD_DEV_VARS_FROM_DOT_ENV: "true",
 };
 
 /** What has to be ended, the newest first. */
@@ -109,11 +106,15 @@ async function main(): Promise<void> {
   const port = readPort(process.env.PORT);
   await requireFreePort(port);
 
-  const variables: Variables = { ...DEFAULTS, ...ownVariables() };
+  const secrets = ownSecrets(stateDirectory);
+  const given = ownVariables();
+  const variables: Variables = { ...DEFAULTS, ...secrets, ...given };
   const storage = await provideStorage(variables);
   const parsed = parseConfig(variables);
-  if (!parsed.ok) {
-    const problems = parsed.problems.map(({ path, message }) => `  ${path} ${message}`);
+  // Authentication may be off here; a secret that opens nothing would only be found out later.
+  const found = configProblems(variables).filter(({ path }) => !parsed.ok || path !== "REQUIRE_AUTH");
+  if (!parsed.ok || found.length > 0) {
+    const problems = found.map(({ path, message }) => `  ${path} ${message}`);
     throw new StartFailure(["The configuration is not usable:", ...problems].join("\n"));
   }
 
@@ -125,7 +126,8 @@ async function main(): Promise<void> {
   await Promise.race([waitForHealth(url), worker.ended]);
   clearTimeout(impatience);
   worker.showOutput({ kept: false });
-  printStory({ url, agentUrl: agent.url, storage, requireAuth: parsed.config.requireAuth });
+  const made = Object.fromEntries(Object.entries(secrets).filter(([name]) => given[name] === undefined));
+  printStory({ url, agentUrl: agent.url, storage, made, requireAuth: parsed.config.requireAuth });
   await worker.ended;
 }
 
@@ -139,6 +141,30 @@ function ownVariables(): Variables {
     if (process.env[name]) own[name] = process.env[name];
   }
   return Object.fromEntries(Object.entries(own).filter(([, value]) => value !== ""));
+}
+
+/**
+ * The secrets of this laptop, made at the first start and kept where only this user can read them, so that tokens
+ * outlive a restart as records do.
+ */
+function ownSecrets(stateDirectory: string): Record<SecretVariable, string> {
+  const path = join(stateDirectory, "secrets.json");
+  const made = {
+    API_TOKEN: randomBytes(32).toString("base64url"),
+    SESSION_TOKEN_SECRET: randomBytes(32).toString("base64url"),
+    WEBHOOK_SECRET: `whsec_${randomBytes(32).toString("base64")}`,
+  };
+  mkdirSync(stateDirectory, { recursive: true });
+  try {
+    const kept = JSON.parse(readFileSync(path, "utf8"));
+    chmodSync(path, 0o600);
+    return { ...made, ...kept };
+  } catch {
+    // The first start, or somebody has spoilt the file.
+    rmSync(path, { force: true });
+    writeFileSync(path, JSON.stringify(made), { mode: 0o600, flag: "wx" });
+    return made;
+  }
 }
 
 /** Decides where records live, starts the gateway where it takes one, and returns how to say so. */
@@ -208,15 +234,12 @@ function startWorker(options: { port: number; stateDirectory: string; variables:
   const child = spawn(
     process.execPath,
     [
-      join(ROOT, "node_modules/wrangler/bin/wrangler.js"),
-      "dev",
-      ...["--local", "--ip", HOST, "--port", String(options.port), "--inspector-port", "0"],
-      ...["--env-file", writeVariables(options.variables), "--persist-to", options.stateDirectory],
-      "--show-interactive-dev-session=false",
+      join(import.meta.dirname, "worker.ts"),
+      ...["--port", String(options.port), "--persist-to", options.stateDirectory],
+      ...["--env-file", writeVariables(options.variables)],
     ],
     {
       cwd: ROOT,
-      env: { ...process.env, ...WRANGLER_ENVIRONMENT },
       stdio: ["ignore", "pipe", "pipe"],
       // A group of its own, so that wrangler's children (workerd, esbuild) can be ended with it.
       detached: true,
@@ -328,8 +351,15 @@ async function requireFreePort(port: number): Promise<void> {
   });
 }
 
-function printStory(facts: { url: string; agentUrl: string; storage: string; requireAuth: boolean }): void {
-  const { url, agentUrl, storage, requireAuth } = facts;
+function printStory(facts: {
+  url: string;
+  agentUrl: string;
+  storage: string;
+  requireAuth: boolean;
+  /** The secrets that nobody but this program has set. */
+  made: Variables;
+}): void {
+  const { url, agentUrl, storage, requireAuth, made } = facts;
   // Results are delivered once per requestId, and records survive a restart: every start tells a new story.
   const requestId = `demo-${randomBytes(4).toString("hex")}`;
   const session = JSON.stringify({ sessionUrl: agentUrl });
@@ -339,8 +369,10 @@ function printStory(facts: { url: string; agentUrl: string; storage: string; req
     toolName: "research",
     output: "The report is ready: three suppliers, the cheapest is Acme.",
   });
-  // The first secret of the list, taken by the shell that runs the line: no secret is printed.
-  const credential = (name: string) => (requireAuth ? ` -H "authorization: Bearer \${${name}%%,*}"` : "");
+  // One of ours is printed, so that the line can be pasted. One that was set is taken by the shell that runs the
+  // line, the first of its list, and is not printed.
+  const credential = (name: SecretVariable) =>
+    requireAuth ? ` -H "authorization: Bearer ${made[name] ?? `\${${name}%%,*}`}"` : "";
   const json = "-H 'content-type: application/json'";
   console.log(`
 edge-agent-sessions runs at ${url} (storage: ${storage}).

@@ -5,7 +5,7 @@ import { requestId } from "hono/request-id";
 import { secureHeaders } from "hono/secure-headers";
 import { Hono } from "hono/tiny";
 import { createLogger } from "../lib/log.ts";
-import { requireOperator, requireWebhookCredential } from "./auth.ts";
+import { requireOperator, requireOwnMachine, requireWebhookCredential } from "./auth.ts";
 import { handleCallback } from "./callbacks.ts";
 import { configOf, coreFor } from "./compose.ts";
 import type { AppContext, AppEnv } from "./context.ts";
@@ -26,7 +26,7 @@ const BROWSER_HEADERS = {
 };
 
 const api = new Hono<AppEnv>()
-  .post("/:id/callback", limitClient, requireWebhookCredential, handleCallback)
+  .post("/:id/callback", requireWebhookCredential, handleCallback)
   .route("/", results)
   .route("/", conversations)
   .route("/", sessions);
@@ -36,13 +36,15 @@ export const app = new Hono<AppEnv>();
 app.use(requestId());
 app.use(logRequest);
 app.use(secureHeaders(), neverStored);
+app.use(requireOwnMachine);
+app.use(cors({ origin: allowedOrigin, ...BROWSER_HEADERS }));
+app.use(limitClient);
 app.get("/health", handleHealth);
 app.get("/config", requireOperator, handleConfig);
 app.get("/config/health", requireOperator, handleConfigHealth);
 app.use(loadCore);
-app.use(cors({ origin: allowedOrigin, ...BROWSER_HEADERS }));
 app.use(requireFeature);
-app.post("/callback", limitClient, requireWebhookCredential, handleCallback);
+app.post("/callback", requireWebhookCredential, handleCallback);
 app.route("/agent-conversations/api", api);
 app.route("/state/api", states);
 app.route("/memory/api", memories);
@@ -51,7 +53,8 @@ app.onError((error, c) => answerError(error, c));
 
 /** Null leaves every CORS header out, so that a page elsewhere cannot read the answer. */
 function allowedOrigin(origin: string, c: AppContext): string | null {
-  return c.get("config").allowedOrigins.includes(origin) ? origin : null;
+  const parsed = configOf(c.env);
+  return parsed.ok && parsed.config.allowedOrigins.includes(origin) ? origin : null;
 }
 
 /** Nearly every answer names a conversation; none is worth keeping. */

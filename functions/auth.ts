@@ -1,63 +1,95 @@
 /**
  * Who may call. With `REQUIRE_AUTH` on there are three credentials: the API token of a server, the
  * conversation token of a browser, and what a webhook proves itself by. Where a secret is not configured,
- * what it protects is closed (`misconfigured`), never open.
+ * what it protects is closed (`misconfigured`), never open. With it off the service answers this machine only.
  */
 import { createMiddleware } from "hono/factory";
-import { verifyConversationToken } from "../lib/auth/conversation-token.ts";
+import { type TokenCheck, verifyConversationToken } from "../lib/auth/conversation-token.ts";
 import { matchesAnySecret } from "../lib/auth/secrets.ts";
-import { verifyElevenLabsSignature, verifyStandardWebhook } from "../lib/auth/webhook-signature.ts";
-import { operatorAccess } from "../lib/config.ts";
-import { readRawBody } from "./body.ts";
-import type { AppContext, AppEnv } from "./context.ts";
+import { startHmacs } from "../lib/auth/streamed-hmac.ts";
+import {
+  type CodesOf,
+  verifyElevenLabsSignature,
+  verifyStandardWebhook,
+} from "../lib/auth/webhook-signature.ts";
+import { type Access, accessOf } from "../lib/config.ts";
+import { LOOPBACK_HOSTS } from "../lib/push/push-target.ts";
+import { passEvent, readRawBody } from "./body.ts";
+import { configOf } from "./compose.ts";
+import type { AppContext, AppEnv, Caller } from "./context.ts";
 import { ProblemError } from "./problem.ts";
+import { limitFailedLogins } from "./rate-limit.ts";
+
+/**
+ * With authentication off, answers nobody but this machine under its own name: a page elsewhere, or a name that
+ * was pointed here (DNS rebinding), is 421 `misdirected_request`. A deployment with authentication off answers
+ * nobody.
+ */
+export const requireOwnMachine = createMiddleware<AppEnv>(async (c, next) => {
+  const parsed = configOf(c.env);
+  const { requireAuth } = parsed.ok ? parsed.config : accessOf(c.env);
+  if (!requireAuth && !isOwnMachine(c)) {
+    throw new ProblemError(
+      "misdirected_request",
+      "Authentication is off, so only this machine is answered, under a loopback name.",
+    );
+  }
+  await next();
+});
+
+function isOwnMachine(c: AppContext): boolean {
+  const [host, origin] = [c.req.header("host"), c.req.header("origin")];
+  const names = [c.req.url, host === undefined ? undefined : `http://${host}`, origin];
+  return names.every(
+    (name) => name === undefined || (URL.canParse(name) && LOOPBACK_HOSTS.has(new URL(name).hostname)),
+  );
+}
 
 /** For servers only: the API token. */
 export const requireApiToken = createMiddleware<AppEnv>(async (c, next) => {
-  const { requireAuth, apiTokens, sessionTokenSecrets: secrets } = c.var.config;
-  if (requireAuth && !(await matchesAnySecret(bearerOf(c), apiTokens))) {
-    requireConfigured("API_TOKEN", apiTokens);
-    const check = await verifyConversationToken({
-      token: bearerOf(c),
-      conversationId: "",
-      secrets,
-      now: Date.now(),
-    });
-    // A good token of some conversation, which is not enough here.
-    throw !check.ok && check.reason === "wrong_conversation" ? forbidden(c) : unauthorized(c, "api_token");
-  }
+  await requireServer(c, c.var.config);
   await next();
 });
 
 /** For whoever operates the service: the API token, also while the rest of the configuration cannot be read. */
 export const requireOperator = createMiddleware<AppEnv>(async (c, next) => {
-  const { requireAuth, apiTokens } = operatorAccess(c.env);
-  if (requireAuth && !(await matchesAnySecret(bearerOf(c), apiTokens))) {
-    requireConfigured("API_TOKEN", apiTokens);
-    throw unauthorized(c, "api_token");
-  }
+  await requireServer(c, accessOf(c.env));
   await next();
 });
 
+async function requireServer(c: AppContext, access: Access): Promise<void> {
+  const { requireAuth, apiTokens } = access;
+  if (!requireAuth || (await matchesAnySecret(bearerOf(c), apiTokens))) {
+    c.set("caller", { kind: "server" });
+    return;
+  }
+  requireConfigured("API_TOKEN", apiTokens);
+  const check = await tokenCheck(c, "", access);
+  // A good token of some conversation is not enough here.
+  const isToken = !check.ok && check.reason === "wrong_conversation";
+  throw isToken ? await forbidden(c) : await unauthorized(c, "api_token");
+}
+
 /** For a browser and its server: the token of the conversation in the path, or the API token. */
 export const requireConversationAccess = createMiddleware<AppEnv>(async (c, next) => {
-  const { requireAuth, apiTokens, sessionTokenSecrets: secrets } = c.var.config;
-  if (requireAuth && !(await matchesAnySecret(bearerOf(c), apiTokens))) {
-    const conversationId = c.req.param("id") ?? "";
-    const check = await verifyConversationToken({
-      token: bearerOf(c),
-      conversationId,
-      secrets,
-      now: Date.now(),
-    });
-    if (!check.ok) {
-      requireConfigured("API_TOKEN", apiTokens);
-      requireConfigured("SESSION_TOKEN_SECRET", secrets);
-      throw check.reason === "wrong_conversation" ? forbidden(c) : unauthorized(c, check.reason);
-    }
-  }
+  c.set("caller", await callerOf(c, c.var.config));
   await next();
 });
+
+async function callerOf(c: AppContext, access: Access): Promise<Caller> {
+  const { requireAuth, apiTokens, sessionTokenSecrets } = access;
+  if (!requireAuth || (await matchesAnySecret(bearerOf(c), apiTokens))) return { kind: "server" };
+  const check = await tokenCheck(c, c.req.param("id") ?? "", access);
+  if (check.ok) return { kind: "page", agentSessionId: check.agentSessionId };
+  requireConfigured("API_TOKEN", apiTokens);
+  requireConfigured("SESSION_TOKEN_SECRET", sessionTokenSecrets);
+  throw check.reason === "wrong_conversation" ? await forbidden(c) : await unauthorized(c, check.reason);
+}
+
+function tokenCheck(c: AppContext, conversationId: string, access: Access): Promise<TokenCheck> {
+  const { sessionTokenSecrets: secrets } = access;
+  return verifyConversationToken({ token: bearerOf(c), conversationId, secrets, now: Date.now() });
+}
 
 /**
  * For webhooks: a Standard Webhooks signature, else an ElevenLabs signature, else the shared secret. The
@@ -68,33 +100,55 @@ export const requireWebhookCredential = createMiddleware<AppEnv>(async (c, next)
   if (requireAuth) {
     requireConfigured("WEBHOOK_SECRET", secrets);
     const refusal = await refusalOfWebhook(c, secrets);
-    if (refusal !== null) throw unauthorized(c, refusal);
+    if (refusal !== null) throw await unauthorized(c, refusal);
   }
   await next();
 });
 
 const STANDARD_HEADERS = ["webhook-id", "webhook-timestamp", "webhook-signature"] as const;
+const ELEVENLABS_HEADER = "elevenlabs-signature";
+
+/** Which of its three forms a webhook takes. */
+export function webhookForm(c: AppContext): "standard" | "elevenlabs" | "shared_secret" {
+  if (STANDARD_HEADERS.some((name) => c.req.header(name) !== undefined)) return "standard";
+  return c.req.header(ELEVENLABS_HEADER) === undefined ? "shared_secret" : "elevenlabs";
+}
 
 /** Why the webhook is not believed; null where it is. */
 async function refusalOfWebhook(c: AppContext, secrets: readonly string[]): Promise<string | null> {
   const now = Date.now();
-  const [id, timestamp, signature] = STANDARD_HEADERS.map((name) => c.req.header(name));
-  if (id !== undefined || timestamp !== undefined || signature !== undefined) {
-    const body = await readRawBody(c);
-    const check = await verifyStandardWebhook({ body, headers: { id, timestamp, signature }, secrets, now });
-    return check.ok ? null : check.reason;
+  switch (webhookForm(c)) {
+    case "standard": {
+      const [id, timestamp, signature] = STANDARD_HEADERS.map((name) => c.req.header(name));
+      const headers = { id, timestamp, signature };
+      const check = await verifyStandardWebhook({ body: await readRawBody(c), headers, secrets, now });
+      return check.ok ? null : check.reason;
+    }
+    case "elevenlabs": {
+      const header = c.req.header(ELEVENLABS_HEADER);
+      const check = await verifyElevenLabsSignature({ body: codesOfEvent(c), header, secrets, now });
+      return check.ok ? null : check.reason;
+    }
+    case "shared_secret": {
+      if (c.var.config.webhookRequiresSignature) return "signature_required";
+      const shared =
+        c.req.header("authorization") === undefined
+          ? (c.req.header("x-el-secret") ?? c.req.header("x-webhook-secret") ?? "")
+          : bearerOf(c);
+      if (shared === "") return "missing";
+      return (await matchesAnySecret(shared, secrets)) ? null : "wrong_secret";
+    }
   }
-  const header = c.req.header("elevenlabs-signature");
-  if (header !== undefined) {
-    const check = await verifyElevenLabsSignature({ body: await readRawBody(c), header, secrets, now });
-    return check.ok ? null : check.reason;
-  }
-  const shared =
-    c.req.header("authorization") === undefined
-      ? (c.req.header("x-el-secret") ?? c.req.header("x-webhook-secret") ?? "")
-      : bearerOf(c);
-  if (shared === "") return "missing";
-  return (await matchesAnySecret(shared, secrets)) ? null : "wrong_secret";
+}
+
+/** What ElevenLabs sends can be long, so it is verified while it passes. */
+function codesOfEvent(c: AppContext): CodesOf {
+  return async (keys, prefix) => {
+    const hmacs = await startHmacs(keys);
+    await hmacs.write(new TextEncoder().encode(prefix));
+    await passEvent(c, hmacs.write);
+    return hmacs.end();
+  };
 }
 
 /** The bearer credential, "" where there is none. A repeated header arrives joined by a comma and is none. */
@@ -102,25 +156,27 @@ function bearerOf(c: AppContext): string {
   return /^Bearer +([^\s,]+)$/i.exec(c.req.header("authorization") ?? "")?.[1] ?? "";
 }
 
-/** Closes what a secret protects while there is no such secret. */
+/** Closes what a secret protects while there is no such secret that is worth the name. */
 export function requireConfigured(variable: string, secrets: readonly string[]): void {
   if (secrets.length === 0) {
-    throw new ProblemError("misconfigured", `${variable} is not configured, so this is closed.`);
+    throw new ProblemError("misconfigured", `${variable} is missing or too weak, so this is closed.`);
   }
 }
 
-function unauthorized(c: AppContext, reason: string): ProblemError {
-  logRejection(c, "unauthorized", reason);
+async function unauthorized(c: AppContext, reason: string): Promise<ProblemError> {
+  await rejected(c, "unauthorized", reason);
   return new ProblemError("unauthorized", "A valid credential is required.", {
     "www-authenticate": "Bearer",
   });
 }
 
-function forbidden(c: AppContext): ProblemError {
-  logRejection(c, "forbidden", "wrong_conversation");
+async function forbidden(c: AppContext): Promise<ProblemError> {
+  await rejected(c, "forbidden", "wrong_conversation");
   return new ProblemError("forbidden", "This token is for another conversation or another kind of request.");
 }
 
-function logRejection(c: AppContext, code: string, reason: string): void {
+/** Counts and logs a refusal. Throws `rate_limited` where there were too many. */
+async function rejected(c: AppContext, code: string, reason: string): Promise<void> {
+  await limitFailedLogins(c);
   c.get("log").warn("auth.rejected", { method: c.req.method, route: c.req.routePath, code, reason });
 }

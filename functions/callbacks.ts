@@ -1,8 +1,12 @@
-/** `/callback` and `…/:id/callback`: a task has a result. */
+/** `/callback` and `…/:id/callback`: a task has a result, or ElevenLabs reports on a conversation that is over. */
+import { InvalidRequestError } from "../lib/errors.ts";
+import type { JsonObject } from "../lib/json.ts";
 import { conversationIdOf } from "../lib/keys.ts";
 import type { CallbackAnswer } from "../lib/live/delivery.ts";
+import { isReport, takeReport } from "../lib/report.ts";
 import { parseCallback } from "../lib/result.ts";
-import { readJsonObject } from "./body.ts";
+import { webhookForm } from "./auth.ts";
+import { readEvent, readJsonObject, requireShortBody } from "./body.ts";
 import type { AppContext } from "./context.ts";
 import { ProblemError } from "./problem.ts";
 import { limitConversation } from "./rate-limit.ts";
@@ -11,9 +15,38 @@ import { limitConversation } from "./rate-limit.ts";
 export async function handleCallback(c: AppContext): Promise<Response> {
   const id = c.req.param("id");
   const path = id === undefined ? undefined : conversationIdOf(id);
-  const { conversationId, result } = parseCallback(await readJsonObject(c), path);
+  if (webhookForm(c) === "elevenlabs") {
+    const report = await readEvent(c);
+    if (report === null || isReport(report)) return handleReport(c, report);
+    requireShortBody(c);
+  }
+  const body = await readJsonObject(c);
+  requireSignedConversation(c, body);
+  const { conversationId, result } = parseCallback(body, path);
   await limitConversation(c, "callback", conversationId);
   return respond(c, await c.var.core.live.deliver(conversationId, result, c.var.requestId));
+}
+
+/** A signature says nothing of the path, so with one the body names its conversation. */
+function requireSignedConversation(c: AppContext, body: JsonObject): void {
+  if (webhookForm(c) === "shared_secret" || Object.hasOwn(body, "conversationId")) return;
+  throw new InvalidRequestError(
+    "The signature does not cover the path, so the body must name its conversation.",
+    [{ path: "conversationId", message: "is required where the body is signed" }],
+  );
+}
+
+/** `report` is null where it was too long to be kept, as audio is. */
+async function handleReport(c: AppContext, report: JsonObject | null): Promise<Response> {
+  const { log } = c.var.core;
+  const type = typeof report?.type === "string" && /^\w{1,64}$/.test(report.type) ? report.type : null;
+  const outcome =
+    report === null
+      ? ({ kind: "acknowledged", reason: "too_long" } as const)
+      : await takeReport(report, c.var.core);
+  const { kind, ...fields } = outcome;
+  log.info(kind === "appended" ? "report.appended" : "report.acknowledged", { type, ...fields });
+  return c.json({ received: true, status: kind });
 }
 
 function respond(c: AppContext, answer: CallbackAnswer): Response {

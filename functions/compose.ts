@@ -3,6 +3,7 @@
  * for each isolate, because they hold no request), and from those to the core that serves one request, and to
  * what the Durable Objects work with.
  */
+import { createAgentConversations } from "../lib/agent-conversations.ts";
 import { createAssistantSessions } from "../lib/assistant-session.ts";
 import { type Config, type ParsedConfig, parseConfig } from "../lib/config.ts";
 import { createStateStore } from "../lib/conversation-state.ts";
@@ -114,11 +115,11 @@ export function embeddedStorage({ STORAGE_OBJECTS: namespace }: Bindings): Stora
 
 /** In the order of their precedence. */
 export function channelsOf({ elevenLabs, pushAllowedHosts: allowedHosts }: Config): Channel[] {
-  const { apiKey, monitor } = elevenLabs;
+  const { apiKey, apiUrl, monitor } = elevenLabs;
   return [
     ...(monitor === "off"
       ? []
-      : [createMonitorChannel({ apiKey, allowedHosts, takesAll: monitor === "all" })]),
+      : [createMonitorChannel({ apiKey, apiUrl, allowedHosts, takesAll: monitor === "all" })]),
     createSocketChannel(allowedHosts),
   ];
 }
@@ -155,6 +156,11 @@ export function coreFor(
               return text === null ? null : (parseExactly(text) as never);
             },
           },
+    agentConversations: createAgentConversations({
+      storage: records,
+      log,
+      ttlSeconds: conversationTtlSeconds,
+    }),
     live,
     channels,
     log,

@@ -12,7 +12,12 @@ export type Bindings = Environment & {
   CLIENT_RATE_LIMIT?: RateLimit;
   /** Requests that name one conversation. */
   CONVERSATION_RATE_LIMIT?: RateLimit;
+  /** Refused credentials of one client. */
+  FAILED_LOGIN_RATE_LIMIT?: RateLimit;
 };
+
+/** Who was let in: a server (anybody, while authentication is off), or a page and what its token says it talks to. */
+export type Caller = { kind: "server" } | { kind: "page"; agentSessionId: string | undefined };
 
 export type AppEnv = {
   Bindings: Bindings;
@@ -21,8 +26,10 @@ export type AppEnv = {
     log: Logger;
     config: Config;
     core: Core;
+    /** Set by what asks for a credential. */
+    caller: Caller;
     /** The request's body, once something has read it. */
-    rawBody: Uint8Array | undefined;
+    body: Uint8Array | "not_kept" | undefined;
   };
 };
 

@@ -1,25 +1,34 @@
 /** Conversations: `…/new`, `…/list`, `…/:id`, `…/:id/message` and `…/:id/token`. */
 import { Hono } from "hono/tiny";
+import * as v from "valibot";
 import { issueConversationToken } from "../lib/auth/conversation-token.ts";
-import { newConversationSchema, parseListLimit, parseNewMessage } from "../lib/conversation-store.ts";
+import {
+  type Message,
+  newConversationSchema,
+  parseListLimit,
+  parseNewMessage,
+} from "../lib/conversation-store.ts";
 import { appendMessage, createConversation } from "../lib/conversations.ts";
 import { stringifyJson, validate } from "../lib/json.ts";
-import { conversationIdOf } from "../lib/keys.ts";
+import { conversationIdOf, isAgentSessionId } from "../lib/keys.ts";
+import { REPORT_ID } from "../lib/report.ts";
 import { requireApiToken, requireConfigured, requireConversationAccess } from "./auth.ts";
-import { readJsonObject } from "./body.ts";
-import type { AppContext, AppEnv } from "./context.ts";
+import { readJsonObject, readOptionalJsonObject } from "./body.ts";
+import type { AppContext, AppEnv, Caller } from "./context.ts";
 import { ProblemError } from "./problem.ts";
-import { limitClient, limitConversation } from "./rate-limit.ts";
+import { limitConversation, limitReads } from "./rate-limit.ts";
 
 export const conversations = new Hono<AppEnv>()
-  .post("/new", limitClient, requireApiToken, async (c) => {
-    const fields = validate(newConversationSchema, await readJsonObject(c));
+  .post("/new", requireApiToken, async (c) => {
+    const body = await readJsonObject(c);
+    const fields = validate(newConversationSchema, body);
+    const { agentSessionId } = validate(tokenRequestSchema, body);
     const { conversations } = c.var.core;
     const conversation = conversations.fresh(crypto.randomUUID(), fields);
     const { conversationId } = conversation;
     await createConversation(conversation, c.var.core);
     return c.json(
-      { success: true, conversationId, conversation, ...(await tokenFor(c, conversationId)) },
+      { success: true, conversationId, conversation, ...(await tokenFor(c, conversationId, agentSessionId)) },
       201,
     );
   })
@@ -29,14 +38,15 @@ export const conversations = new Hono<AppEnv>()
     return c.json(await c.var.core.conversations.list(limit, c.req.query("cursor")));
   })
 
-  .post("/:id/token", limitClient, requireApiToken, async (c) => {
+  .post("/:id/token", requireApiToken, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     await limitConversation(c, "token", conversationId);
     requireConfigured("SESSION_TOKEN_SECRET", c.var.config.sessionTokenSecrets);
-    return c.json({ success: true, conversationId, ...(await tokenFor(c, conversationId)) });
+    const { agentSessionId } = validate(tokenRequestSchema, await readOptionalJsonObject(c));
+    return c.json({ success: true, conversationId, ...(await tokenFor(c, conversationId, agentSessionId)) });
   })
 
-  .get("/:id", requireConversationAccess, async (c) => {
+  .get("/:id", requireConversationAccess, limitReads, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const limit = parseListLimit(c.req.query("limit"), 50);
     const { conversations } = c.var.core;
@@ -52,28 +62,64 @@ export const conversations = new Hono<AppEnv>()
 
   .post("/:id/message", requireConversationAccess, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
-    const message = parseNewMessage(await readJsonObject(c), c.var.core.now());
+    await limitConversation(c, "message", conversationId);
+    const message = writtenBy(c.var.caller, parseNewMessage(await readJsonObject(c), c.var.core.now()));
     await appendMessage(conversationId, message, c.var.core);
     return c.json({ success: true, message }, 201);
   })
 
   .delete("/:id", requireApiToken, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
-    const deleted = await c.var.core.live.forget(conversationId);
-    return c.json({ success: true, deleted });
+    const { everything } = validate(deletionSchema, c.req.query());
+    const { live, states, memories } = c.var.core;
+    const deleted = await live.forget(conversationId);
+    if (everything !== "true") return c.json({ success: true, deleted });
+    const others = await Promise.all([states.delete(conversationId), memories.clearSession(conversationId)]);
+    return c.json({ success: true, deleted: deleted || others.includes(true) });
   });
 
-/** A browser's token for one conversation, signed with the newest secret; nothing where there is none. */
+const tokenRequestSchema = v.object({
+  /** Which agent conversation the token's holder talks to: the server's word, which opens the monitor. */
+  agentSessionId: v.optional(
+    v.pipe(v.string(), v.check(isAgentSessionId, "must be 1 to 128 letters, digits, dashes or underscores")),
+  ),
+});
+
+const deletionSchema = v.object({
+  /** Whether the state and the memory of the same id go too. */
+  everything: v.optional(v.picklist(["true", "false"], 'must be "true" or "false"')),
+});
+
+/** The roles that a page speaks for. */
+const ROLES_OF_A_PAGE: readonly string[] = ["user", "agent"];
+
+/**
+ * A message as its writer may write it. A server is believed. A page tells what its user and its agent said, and
+ * nothing that could be taken for a tool's, a system's or a report's word. Throws `forbidden`.
+ */
+function writtenBy(caller: Caller, message: Message): Message {
+  if (caller.kind === "server") return message;
+  if (!ROLES_OF_A_PAGE.includes(message.role) || message.id.startsWith(REPORT_ID)) {
+    throw new ProblemError("forbidden", "This token writes messages of the user and of the agent only.");
+  }
+  const { id, role, content, timestamp } = message;
+  return { id, role, content, source: "page", timestamp };
+}
+
+/**
+ * A browser's token for one conversation, signed with the newest secret; nothing where there is none. Where the
+ * server names the agent conversation, what is reported of it afterwards will be found by that.
+ */
 async function tokenFor(
   c: AppContext,
   conversationId: string,
+  agentSessionId: string | undefined,
 ): Promise<{ token?: string; tokenExpiresAt?: string }> {
-  const [secret] = c.var.config.sessionTokenSecrets;
+  const { core, config } = c.var;
+  if (agentSessionId !== undefined) await core.agentConversations.set(agentSessionId, conversationId);
+  const [secret] = config.sessionTokenSecrets;
   if (secret === undefined) return {};
-  const { token, expiresAt } = await issueConversationToken({
-    conversationId,
-    secret,
-    now: c.var.core.now(),
-  });
+  const now = core.now();
+  const { token, expiresAt } = await issueConversationToken({ conversationId, secret, now, agentSessionId });
   return { token, tokenExpiresAt: expiresAt };
 }

@@ -1,30 +1,55 @@
 /** `/health` for load balancers and people; `/config` and `/config/health` for whoever operates the service. */
-import { configProblems } from "../lib/config.ts";
+import { type Config, configProblems } from "../lib/config.ts";
+import type { Core } from "../lib/core.ts";
 import { StorageError } from "../lib/errors.ts";
 import { SESSION_TTL_SECONDS } from "../lib/session-store.ts";
+import type { Storage } from "../lib/storage/storage.ts";
 import { version } from "../package.json";
 import { configOf, coreFor } from "./compose.ts";
 import type { AppContext } from "./context.ts";
+
+/** The storage is asked at most this often by one isolate, however many ask here. */
+const ASK_EVERY_MS = 5_000;
+
+/** What was found when the storage was asked last. */
+type Health = { status: 200 | 503; body: object };
+type Finding = { askedAt: number; health: Promise<Health> };
+const findings = new WeakMap<Storage, Finding>();
 
 export async function handleHealth(c: AppContext): Promise<Response> {
   const parsed = configOf(c.env);
   if (!parsed.ok) {
     return c.json({ status: "unavailable", storage: unreachable(0, "misconfigured") }, 503);
   }
-  const { storage, live, now } = coreFor(parsed.config, c.env, c.get("log"), (work) =>
-    c.executionCtx.waitUntil(work),
-  );
+  const { config } = parsed;
+  const core = coreFor(config, c.env, c.get("log"), (work) => c.executionCtx.waitUntil(work));
+  let finding = findings.get(core.storage);
+  if (finding === undefined || core.now() >= finding.askedAt + ASK_EVERY_MS) {
+    finding = { askedAt: core.now(), health: look(config, core) };
+    findings.set(core.storage, finding);
+    // Others wait for it too, so it must not end with this request.
+    c.executionCtx.waitUntil(finding.health);
+  }
+  const { status, body } = await finding.health;
+  return c.json(body, status);
+}
+
+async function look(config: Config, { storage, live, now }: Core): Promise<Health> {
   const start = now();
   const failure = await failureOf(storage.ping());
   const latencyMs = now() - start;
   if (failure === null) {
-    return c.json({ status: "ok", storage: { connected: true, latencyMs, usingFallback: false } });
+    return {
+      status: 200,
+      body: { status: "ok", storage: { connected: true, latencyMs, usingFallback: false } },
+    };
   }
   // Without a Redis the objects are the storage, and nothing stands in for them.
-  const isStoodInFor = parsed.config.storage.kind === "upstash" && (await failureOf(live.ping())) === null;
-  if (!isStoodInFor) return c.json({ status: "unavailable", storage: unreachable(latencyMs, failure) }, 503);
+  const isStoodInFor = config.storage.kind === "upstash" && (await failureOf(live.ping())) === null;
+  if (!isStoodInFor)
+    return { status: 503, body: { status: "unavailable", storage: unreachable(latencyMs, failure) } };
   const storageHealth = { connected: false, latencyMs, usingFallback: true, lastError: failure };
-  return c.json({ status: "degraded", storage: storageHealth });
+  return { status: 200, body: { status: "degraded", storage: storageHealth } };
 }
 
 /** How the storage failed, null where it answered. */
@@ -41,6 +66,8 @@ function unreachable(latencyMs: number, lastError: string) {
   return { connected: false, latencyMs, usingFallback: false, lastError };
 }
 
+const LIMITERS = ["CLIENT_RATE_LIMIT", "CONVERSATION_RATE_LIMIT", "FAILED_LOGIN_RATE_LIMIT"] as const;
+
 /** What is switched on, and what is wrong. Names of variables, never their values. */
 export function handleConfig(c: AppContext): Response {
   const parsed = configOf(c.env);
@@ -54,7 +81,7 @@ export function handleConfig(c: AppContext): Response {
       agent: config.featureEnabled,
       auth: config.requireAuth,
       monitor: config.elevenLabs.monitor !== "off",
-      rateLimits: c.env.CLIENT_RATE_LIMIT !== undefined && c.env.CONVERSATION_RATE_LIMIT !== undefined,
+      rateLimits: LIMITERS.every((name) => c.env[name] !== undefined),
     },
     storage: config.storage.kind,
     channels: channels.map(({ name }) => name),

@@ -8,6 +8,7 @@ import { RESULT_STATUSES, type ResultRow } from "../lib/live/results.ts";
 import { requireConversationAccess } from "./auth.ts";
 import { readJsonObject } from "./body.ts";
 import type { AppEnv } from "./context.ts";
+import { limitReads } from "./rate-limit.ts";
 
 const DEFAULT_LIMIT = 50;
 const MAX_ACKNOWLEDGED = 200;
@@ -26,7 +27,7 @@ const acknowledgementSchema = v.object({
 });
 
 export const results = new Hono<AppEnv>()
-  .get("/:id/results", requireConversationAccess, async (c) => {
+  .get("/:id/results", requireConversationAccess, limitReads, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const { limit: limitText, ...query } = c.req.query();
     const limit = parseListLimit(limitText, DEFAULT_LIMIT);

@@ -7,17 +7,18 @@ import { registerSession } from "../lib/registration.ts";
 import {
   parseRegistration,
   parseRenewal,
+  type Registration,
   SESSION_TTL_SECONDS,
   sessionDeadline,
 } from "../lib/session-store.ts";
 import { requireConversationAccess } from "./auth.ts";
 import { readJsonObject } from "./body.ts";
-import type { AppEnv } from "./context.ts";
+import type { AppEnv, Caller } from "./context.ts";
 import { ProblemError } from "./problem.ts";
-import { limitClient, limitConversation } from "./rate-limit.ts";
+import { limitConversation, limitReads } from "./rate-limit.ts";
 
 export const sessions = new Hono<AppEnv>()
-  .post("/:id/session", limitClient, requireConversationAccess, async (c) => {
+  .post("/:id/session", requireConversationAccess, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     await limitConversation(c, "session", conversationId);
     const { core, config } = c.var;
@@ -25,7 +26,12 @@ export const sessions = new Hono<AppEnv>()
     const renewal = parseRenewal(body);
     const session =
       renewal === null
-        ? await registerSession(conversationId, parseRegistration(body), config.pushAllowedHosts, core)
+        ? await registerSession(
+            conversationId,
+            withProof(parseRegistration(body), c.var.caller),
+            config.pushAllowedHosts,
+            core,
+          )
         : await core.live.renew(conversationId, renewal.registrationId, renewal.agentSessionId);
     if (session === null) {
       throw new ProblemError("session_replaced", "This registration is not, or no longer, the current one.");
@@ -40,7 +46,7 @@ export const sessions = new Hono<AppEnv>()
     });
   })
 
-  .get("/:id/session", requireConversationAccess, async (c) => {
+  .get("/:id/session", requireConversationAccess, limitReads, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const { sessions, channels, now } = c.var.core;
     const session = await findSession(conversationId, c.var.core);
@@ -68,3 +74,14 @@ export const sessions = new Hono<AppEnv>()
     if (deleted) log.info("session.ended", { conversationId });
     return c.json({ success: true, deleted });
   });
+
+/**
+ * Which agent conversation the registration is certainly of: what a server says, or what the page's token says,
+ * unless the page says that it is in another one. The word of a page alone proves nothing.
+ */
+function withProof(registration: Registration, caller: Caller): Registration {
+  const said = registration.agentSessionId;
+  const proven = caller.kind === "server" ? said : caller.agentSessionId;
+  if (proven === undefined || (said !== undefined && said !== proven)) return registration;
+  return { ...registration, agentSessionId: proven, provenAgentSessionId: proven };
+}

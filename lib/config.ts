@@ -3,12 +3,17 @@
  * in one list that names the variables and shows no value.
  */
 import * as v from "valibot";
+import { SECRET_VARIABLES, type SecretLists, soundSecrets } from "./auth/secret-rules.ts";
 import { parseSecretList } from "./auth/secrets.ts";
-import { isMalformedWebhookSecret } from "./auth/webhook-signature.ts";
 import { MAX_STATE_TTL_SECONDS, STATE_TTL_SECONDS } from "./conversation-state.ts";
 import type { Issue } from "./errors.ts";
 import { describeIssues } from "./json.ts";
-import { type AllowedHosts, ELEVENLABS_HOSTS, parseAllowedHosts } from "./push/push-target.ts";
+import {
+  type AllowedHosts,
+  ELEVENLABS_HOSTS,
+  LOOPBACK_HOSTS,
+  parseAllowedHosts,
+} from "./push/push-target.ts";
 import type { TtlSeconds } from "./storage/storage.ts";
 
 const DAY_SECONDS = 24 * 3600;
@@ -39,8 +44,6 @@ function wholeSeconds(fallback: number, min: number, max: number) {
   );
 }
 
-const secretList = v.pipe(text, v.transform(parseSecretList));
-
 const originList = v.pipe(
   text,
   v.transform((value) =>
@@ -57,6 +60,13 @@ const originList = v.pipe(
 
 function isOrigin(origin: string): boolean {
   return URL.canParse(origin) && new URL(origin).origin === origin;
+}
+
+/** An API key goes there, so in the clear only to this machine. */
+function isApiOrigin(origin: string): boolean {
+  if (!isOrigin(origin)) return false;
+  const { protocol, hostname } = new URL(origin);
+  return protocol === "https:" || (protocol === "http:" && LOOPBACK_HOSTS.has(hostname));
 }
 
 const hostList = v.pipe(
@@ -98,12 +108,18 @@ const environmentSchema = v.object({
   USE_REDIS_SESSIONS: flag(true),
   OUTAGE_COPIES: flag(true),
   REQUIRE_AUTH: flag(true),
-  API_TOKEN: secretList,
-  SESSION_TOKEN_SECRET: secretList,
-  WEBHOOK_SECRET: secretList,
+  API_TOKEN: text,
+  SESSION_TOKEN_SECRET: text,
+  WEBHOOK_SECRET: text,
+  WEBHOOK_REQUIRE_SIGNATURE: flag(false),
   ALLOWED_ORIGINS: originList,
   PUSH_ALLOWED_HOSTS: hostList,
   ELEVENLABS_API_KEY: text,
+  ELEVENLABS_API_URL: v.pipe(
+    text,
+    v.transform((value) => (value === "" ? "https://api.elevenlabs.io" : value.replace(/\/$/, ""))),
+    v.check(isApiOrigin, "must be an https origin such as https://api.elevenlabs.io"),
+  ),
   ELEVENLABS_AGENT_ID: text,
   ELEVENLABS_MONITOR: v.pipe(
     text,
@@ -131,49 +147,64 @@ export type Config = {
   apiTokens: readonly string[];
   sessionTokenSecrets: readonly string[];
   webhookSecrets: readonly string[];
+  /** Whether the shared secret itself opens no callback, only a signature made with it. */
+  webhookRequiresSignature: boolean;
   allowedOrigins: readonly string[];
   pushAllowedHosts: AllowedHosts;
   /** Whether the objects keep copies of state and memory, to be read while Redis is down. */
   outageCopies: boolean;
-  elevenLabs: { apiKey: string; agentId: string; monitor: MonitorUse };
+  /** `apiUrl` is an origin; the key goes to the API hosts of ElevenLabs and to its host, and nowhere else. */
+  elevenLabs: { apiKey: string; apiUrl: string; agentId: string; monitor: MonitorUse };
 };
 
-/** What opens `/config`, read by itself so that it can say what is wrong with the rest. */
-export function operatorAccess({
-  REQUIRE_AUTH,
-  API_TOKEN,
-}: Environment): Pick<Config, "requireAuth" | "apiTokens"> {
+/** What decides who comes in; weak secrets are left out. */
+export type Access = Pick<Config, "requireAuth" | "apiTokens" | "sessionTokenSecrets" | "webhookSecrets">;
+
+/** Read by itself, so that an operator is let in to be told what is wrong with the rest. */
+export function accessOf(environment: Environment): Access {
+  const { sound } = secretsOf(environment);
   return {
-    requireAuth: REQUIRE_AUTH !== "false",
-    apiTokens: typeof API_TOKEN === "string" ? parseSecretList(API_TOKEN) : [],
+    requireAuth: textOf(environment.REQUIRE_AUTH) !== "false",
+    apiTokens: sound.API_TOKEN,
+    sessionTokenSecrets: sound.SESSION_TOKEN_SECRET,
+    webhookSecrets: sound.WEBHOOK_SECRET,
   };
 }
 
+function textOf(value: unknown): string {
+  return typeof value === "string" ? value.trim() : "";
+}
+
+/** The secrets by variable, those that are sound, and what is wrong with the others. */
+function secretsOf(environment: Environment): { given: SecretLists; sound: SecretLists; problems: Issue[] } {
+  const [API_TOKEN = [], SESSION_TOKEN_SECRET = [], WEBHOOK_SECRET = []] = SECRET_VARIABLES.map((name) =>
+    parseSecretList(textOf(environment[name])),
+  );
+  const given = { API_TOKEN, SESSION_TOKEN_SECRET, WEBHOOK_SECRET };
+  const { UPSTASH_REDIS_REST_TOKEN, KV_REST_API_TOKEN, REDIS_PASSWORD, ELEVENLABS_API_KEY } = environment;
+  const others = [UPSTASH_REDIS_REST_TOKEN, KV_REST_API_TOKEN, REDIS_PASSWORD, ELEVENLABS_API_KEY].map(
+    textOf,
+  );
+  return { given, ...soundSecrets(given, others) };
+}
+
 /**
- * Everything that an operator should mend: what keeps the service from starting at all, secrets whose absence
- * closes routes, and secrets that cannot open what they seem to be for.
+ * Everything that an operator should mend: what keeps the service from starting at all, doors that are closed
+ * because their secret is absent or weak, and doors that are open because authentication is off.
  */
 export function configProblems(environment: Environment): readonly Issue[] {
   const parsed = parseConfig(environment);
-  if (!parsed.ok) return parsed.problems;
-  const { requireAuth, apiTokens, sessionTokenSecrets, webhookSecrets } = parsed.config;
-  const problems: Issue[] = [];
-  const secrets = {
-    API_TOKEN: apiTokens,
-    SESSION_TOKEN_SECRET: sessionTokenSecrets,
-    WEBHOOK_SECRET: webhookSecrets,
-  };
-  for (const [path, list] of Object.entries(secrets)) {
-    if (requireAuth && list.length === 0)
-      problems.push({ path, message: "is missing, so what it protects is closed" });
+  const { given, problems: weaknesses } = secretsOf(environment);
+  if (!parsed.ok) return [...parsed.problems, ...weaknesses];
+  if (!parsed.config.requireAuth) {
+    const path = "REQUIRE_AUTH";
+    return [{ path, message: "is false, so no door is closed: only for a laptop" }, ...weaknesses];
   }
-  if (webhookSecrets.some(isMalformedWebhookSecret)) {
-    problems.push({
-      path: "WEBHOOK_SECRET",
-      message: "has an entry that begins with whsec_ but is not base64 after it",
-    });
-  }
-  return problems;
+  const missing = SECRET_VARIABLES.filter((path) => given[path].length === 0).map((path) => ({
+    path,
+    message: "is missing, so what it protects is closed",
+  }));
+  return [...missing, ...weaknesses];
 }
 
 /** `path` of a problem is the variable's name. */
@@ -200,14 +231,13 @@ export function parseConfig(environment: Environment): ParsedConfig {
       stateTtlSeconds: env.REDIS_CONVERSATION_TTL,
       useRedisSessions: env.USE_REDIS_SESSIONS,
       outageCopies: env.OUTAGE_COPIES,
-      requireAuth: env.REQUIRE_AUTH,
-      apiTokens: env.API_TOKEN,
-      sessionTokenSecrets: env.SESSION_TOKEN_SECRET,
-      webhookSecrets: env.WEBHOOK_SECRET,
+      ...accessOf(environment),
+      webhookRequiresSignature: env.WEBHOOK_REQUIRE_SIGNATURE,
       allowedOrigins: env.ALLOWED_ORIGINS,
       pushAllowedHosts: env.PUSH_ALLOWED_HOSTS,
       elevenLabs: {
         apiKey: env.ELEVENLABS_API_KEY,
+        apiUrl: env.ELEVENLABS_API_URL,
         agentId: env.ELEVENLABS_AGENT_ID,
         monitor: env.ELEVENLABS_MONITOR,
       },

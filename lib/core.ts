@@ -1,4 +1,5 @@
 /** Everything that serves one request: the stores over one storage, the conversations' objects, the clock and the log. */
+import type { AgentConversations } from "./agent-conversations.ts";
 import type { AssistantSessions } from "./assistant-session.ts";
 import type { StateStore } from "./conversation-state.ts";
 import type { ConversationStore } from "./conversation-store.ts";
@@ -19,6 +20,8 @@ export type Core = {
   states: StateStore;
   /** The assistant's. */
   memories: AssistantSessions;
+  /** Which conversation an agent conversation belongs to. */
+  agentConversations: AgentConversations;
   /** The conversations' objects. */
   live: LiveClient;
   /** In the order of their precedence; what a session could be reached by. */

@@ -6,6 +6,7 @@ import { InvalidIdError } from "./errors.ts";
 
 const CONVERSATION_ID = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
 const REQUEST_ID = /^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$/;
+const AGENT_SESSION_ID = /^[A-Za-z0-9_-]{1,128}$/;
 /** Path segments of the HTTP contract that stand where a conversation id would. */
 const RESERVED = new Set(["new", "list"]);
 
@@ -16,6 +17,11 @@ export function isConversationId(id: string): boolean {
 /** Request and task ids: as conversation ids, and the colon. */
 export function isRequestId(id: string): boolean {
   return REQUEST_ID.test(id);
+}
+
+/** The agent's own ids, where they are to name a record or to stand in a URL. */
+export function isAgentSessionId(id: string): boolean {
+  return AGENT_SESSION_ID.test(id);
 }
 
 /** Returns `id` if it can name a conversation (or another record of ours). Throws InvalidIdError. */
@@ -37,6 +43,8 @@ export const keys = {
   conversation: (conversationId: string) => `elevenlabs:conversation:${conversationId}`,
   messages: (conversationId: string) => `elevenlabs:conversation:${conversationId}:messages`,
   conversations: "elevenlabs:conversations",
+  /** Which conversation an agent conversation belongs to, where a server said so. */
+  agentConversation: (agentSessionId: string) => `elevenlabs:agent-conversation:${agentSessionId}`,
   /** The orchestrator's state; another instance of the store may keep its records under another prefix. */
   state: (conversationId: string, prefix = STATE_PREFIX) => `${prefix}${conversationId}`,
   /** The assistant's memory. */

@@ -19,6 +19,8 @@ export type LogEvent =
   | "callback.superseded"
   | "callback.dropped"
   | "messages.dropped"
+  | "report.appended"
+  | "report.acknowledged"
   | "push.failed"
   | "record.unreadable"
   | "storage.degraded"

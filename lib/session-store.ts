@@ -43,6 +43,8 @@ const registrationRequestSchema = v.object({
 /** What was asked to be registered, before it has an id or a time. */
 export type Registration = v.InferOutput<typeof registrationRequestSchema> & {
   sessionPayload: unknown;
+  /** The `agentSessionId` that a server vouches for. Never read from a page's request. */
+  provenAgentSessionId?: string;
   /** Fields of the request that neither it nor the record has a meaning for, kept beside ours. Empty where the whole body is the payload. */
   extra: JsonObject;
 };
@@ -98,6 +100,7 @@ export const sessionRecordSchema = v.object({
   ttl: v.optional(v.number(), SESSION_TTL_SECONDS),
   expiresAt: v.optional(v.string()),
   agentSessionId: v.optional(v.string()),
+  provenAgentSessionId: v.optional(v.string()),
   transport: v.optional(transportSchema),
   metadata: v.optional(jsonObject),
 });
@@ -182,6 +185,7 @@ export function sessionRecord(
   now: number,
 ): SessionRecord {
   const { sessionUrl, sessionPayload, expiresAt, agentSessionId, transport, metadata, extra } = registration;
+  const { provenAgentSessionId } = registration;
   return {
     ...extra,
     version: 1,
@@ -193,6 +197,7 @@ export function sessionRecord(
     ttl: SESSION_TTL_SECONDS,
     ...(expiresAt === undefined ? {} : { expiresAt }),
     ...(agentSessionId === undefined ? {} : { agentSessionId }),
+    ...(provenAgentSessionId === undefined ? {} : { provenAgentSessionId }),
     ...(transport === undefined ? {} : { transport }),
     ...(metadata === undefined ? {} : { metadata }),
   };

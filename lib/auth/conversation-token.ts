@@ -22,14 +22,15 @@ export type TokenRefusal =
   | "not_yet_valid"
   | "expired";
 
-export type TokenCheck = { ok: true } | { ok: false; reason: TokenRefusal };
+/** `agentSessionId` is what the server that asked for the token vouched for. */
+export type TokenCheck = { ok: true; agentSessionId?: string } | { ok: false; reason: TokenRefusal };
 
 const ISSUER = "edge-agent-sessions";
 const AUDIENCE = "conversation";
 const DEFAULT_LIFETIME_SECONDS = 3600;
 /** Isolates do not share a clock; one may see a token of another a moment before it was made. */
 const CLOCK_SKEW_SECONDS = 60;
-/** Ours are about 350 characters for a conversation id of 128. */
+/** Ours are about 550 characters for ids of 128. */
 const MAX_TOKEN_CHARACTERS = 2048;
 const COMPACT_JWT = /^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*$/;
 /** 32 bytes in base64url, in the one spelling whose unused bits are zero: no second text is the same token. */
@@ -42,11 +43,13 @@ const claimsSchema = v.object({
   iat: v.pipe(v.number(), v.safeInteger()),
   nbf: v.optional(v.pipe(v.number(), v.safeInteger())),
   exp: v.pipe(v.number(), v.safeInteger()),
+  /** Which agent conversation its holder talks to, where a server knew it. */
+  agentSessionId: v.optional(v.string()),
 });
 
 /**
  * Issues a token for one conversation. `now` is Unix milliseconds; `secret` is the one that new tokens are
- * signed with, by convention the first of the list. Returns the token and the ISO 8601 moment from which it
+ * signed with, by convention the first of the list; `agentSessionId` is vouched for by whoever asks. Returns the token and the ISO 8601 moment from which it
  * is refused. Throws RangeError where the secret is empty or the lifetime is not a positive whole number.
  */
 export async function issueConversationToken(request: {
@@ -54,8 +57,10 @@ export async function issueConversationToken(request: {
   secret: string;
   now: number;
   lifetimeSeconds?: number;
+  agentSessionId?: string | undefined;
 }): Promise<{ token: string; expiresAt: string }> {
-  const { conversationId, secret, now, lifetimeSeconds = DEFAULT_LIFETIME_SECONDS } = request;
+  const { conversationId, secret, now, agentSessionId } = request;
+  const { lifetimeSeconds = DEFAULT_LIFETIME_SECONDS } = request;
   if (secret === "") throw new RangeError("A conversation token needs a secret.");
   if (!Number.isSafeInteger(lifetimeSeconds) || lifetimeSeconds < 1) {
     throw new RangeError("The lifetime of a token is a positive whole number of seconds.");
@@ -68,6 +73,7 @@ export async function issueConversationToken(request: {
     sub: conversationId,
     iat,
     exp,
+    ...(agentSessionId === undefined ? {} : { agentSessionId }),
   } satisfies v.InferInput<typeof claimsSchema>;
   const token = await sign(claims, await hmacKey(secret, "sign"), "HS256");
   return { token, expiresAt: new Date(exp * 1000).toISOString() };
@@ -97,13 +103,13 @@ export async function verifyConversationToken(request: {
   // Every check below reads what one of our secrets has signed.
   const parsed = v.safeParse(claimsSchema, verified.claims);
   if (!parsed.success) return refuse("wrong_claims");
-  const { sub, iat, nbf = iat, exp } = parsed.output;
+  const { sub, iat, nbf = iat, exp, agentSessionId } = parsed.output;
   const nowSeconds = now / 1000;
   if (nowSeconds >= exp) return refuse("expired");
   if (Math.max(iat, nbf) > nowSeconds + CLOCK_SKEW_SECONDS) return refuse("not_yet_valid");
   // Last, so that this reason means: a good token, but not for this.
   if (sub !== conversationId) return refuse("wrong_conversation");
-  return { ok: true };
+  return { ok: true, ...(agentSessionId === undefined ? {} : { agentSessionId }) };
 }
 
 function refuse(reason: TokenRefusal): TokenCheck {

@@ -32,6 +32,8 @@ export type StandardWebhookHeaders = {
   signature: string | null | undefined;
 };
 
+export type CodesOf = (keys: readonly Uint8Array[], prefix: string) => Promise<readonly Uint8Array[]>;
+
 const STANDARD_TOLERANCE_SECONDS = 5 * 60;
 /** What the ElevenLabs SDK tolerates; the future is our own bound, for clocks that differ. */
 const ELEVENLABS_PAST_SECONDS = 30 * 60;
@@ -39,13 +41,12 @@ const ELEVENLABS_FUTURE_SECONDS = 5 * 60;
 
 /** Room for dozens of signatures; a sender that rotates its keys sends two. */
 const MAX_HEADER_CHARACTERS = 4096;
-/** Visible ASCII without the comma, which is what joins duplicate headers. */
-const WEBHOOK_ID = /^[\u0021-\u002b\u002d-\u007e]{1,256}$/;
 /**
- * The signed text is `id.timestamp.body`, so an id that ends in a timestamp of its own could be read with
- * its dots elsewhere: the body of one message would lend its first number to the timestamp of another.
+ * Visible ASCII without the comma, which is what joins duplicate headers, and without the brace. The signed text is
+ * `id.timestamp.body`, and ids may hold dots; but our bodies are JSON objects, so the first brace is where the body
+ * begins, and moving the dots never makes another message of ours out of one.
  */
-const ENDS_IN_TIMESTAMP = /\.\d{10,}$/;
+const WEBHOOK_ID = /^[\u0021-\u002b\u002d-\u007a\u007c\u007e]{1,256}$/;
 /** No sign, no blank, no leading zero, nothing behind the digits; `parseInt` would take the junk. */
 const UNIX_SECONDS = /^[1-9]\d{0,11}$/;
 const VERSIONED_SIGNATURE = /^([A-Za-z0-9]+),([A-Za-z0-9+/_=-]+)$/;
@@ -57,8 +58,8 @@ const BASE64 = /^[A-Za-z0-9+/]+={0,2}$/;
 
 /** The prefix of a secret in the form the specification gives it: base64 of the key behind it. */
 const SECRET_PREFIX = "whsec_";
-/** The specification's shortest key. */
-const MIN_STANDARD_KEY_BYTES = 24;
+/** What the specification says of the length of a key. */
+const [MIN_STANDARD_KEY_BYTES, MAX_STANDARD_KEY_BYTES] = [24, 64];
 
 const encoder = new TextEncoder();
 
@@ -87,7 +88,7 @@ export async function verifyStandardWebhook(request: {
   if (!timestamp) return refuse("missing_timestamp");
   if (!signature) return refuse("missing_signature");
   if (signature.length > MAX_HEADER_CHARACTERS) return refuse("header_too_long");
-  if (!WEBHOOK_ID.test(id) || ENDS_IN_TIMESTAMP.test(id)) return refuse("malformed_id");
+  if (!WEBHOOK_ID.test(id)) return refuse("malformed_id");
   const untimely = checkTimestamp(
     timestamp,
     request.now,
@@ -116,10 +117,11 @@ export async function verifyStandardWebhook(request: {
  * (Unix milliseconds), and five minutes ahead of it.
  *
  * One `v0` made with one of `secrets` is enough; fields of other names are passed over, a second `t` is
- * malformed. Never throws.
+ * malformed. Never throws, unless `body` does: it may be given as what makes a code of it for each key, in their
+ * order, behind a prefix, and is asked only where the header is in order.
  */
 export async function verifyElevenLabsSignature(request: {
-  body: Uint8Array;
+  body: Uint8Array | CodesOf;
   header: string | null | undefined;
   secrets: readonly string[];
   now: number;
@@ -152,9 +154,11 @@ export async function verifyElevenLabsSignature(request: {
   return matchAny(candidates, keys, `${timestamp}.`, request.body);
 }
 
-/** Whether an entry of WEBHOOK_SECRET says that it is `whsec_` and base64 but is not: a slip worth naming. */
+/** Whether a secret says that it is `whsec_` and base64 but is not, or is no key of the specification's length. */
 export function isMalformedWebhookSecret(secret: string): boolean {
-  return secret.startsWith(SECRET_PREFIX) && standardKeys(secret).length === 0;
+  if (!secret.startsWith(SECRET_PREFIX)) return false;
+  const bytes = standardKeys(secret)[0]?.length ?? 0;
+  return bytes < MIN_STANDARD_KEY_BYTES || bytes > MAX_STANDARD_KEY_BYTES;
 }
 
 function refuse(reason: SignatureRefusal): SignatureCheck {
@@ -182,18 +186,26 @@ async function matchAny(
   candidates: readonly Uint8Array[],
   keys: readonly Uint8Array<ArrayBuffer>[],
   prefix: string,
-  body: Uint8Array,
+  body: Uint8Array | CodesOf,
 ): Promise<SignatureCheck> {
-  const prefixBytes = bytesOfText(prefix);
-  const signed = new Uint8Array(prefixBytes.length + body.length);
-  signed.set(prefixBytes);
-  signed.set(body, prefixBytes.length);
-  const codes = await Promise.all(keys.map((key) => hmacSha256(key, signed)));
+  const codes = await (body instanceof Uint8Array ? codesOf(keys, prefix, body) : body(keys, prefix));
   let matches = false;
   for (const code of codes) {
     for (const candidate of candidates) matches = isEqualDigest(code, candidate) || matches;
   }
   return matches ? { ok: true } : refuse("wrong_signature");
+}
+
+function codesOf(
+  keys: readonly Uint8Array<ArrayBuffer>[],
+  prefix: string,
+  body: Uint8Array,
+): Promise<Uint8Array[]> {
+  const prefixBytes = bytesOfText(prefix);
+  const signed = new Uint8Array(prefixBytes.length + body.length);
+  signed.set(prefixBytes);
+  signed.set(body, prefixBytes.length);
+  return Promise.all(keys.map((key) => hmacSha256(key, signed)));
 }
 
 async function hmacSha256(key: Uint8Array<ArrayBuffer>, data: Uint8Array<ArrayBuffer>): Promise<Uint8Array> {

@@ -14,6 +14,8 @@ export type PushableSession = {
   wsUrl?: string | undefined;
   /** The agent's own id of the conversation, where the page knew it. */
   agentSessionId?: string | undefined;
+  /** The same, where a server or a connection of our own vouches for it. */
+  provenAgentSessionId?: string | undefined;
 };
 
 /**

@@ -1,31 +1,35 @@
 /**
  * The `monitor` channel: ElevenLabs' monitoring socket of a running conversation (Enterprise). It can add
- * context, but cannot make the agent speak; so it takes silent results only, unless it is told to take all. Its envelope differs from the conversation socket's, and a frame
- * of the other shape is ignored without an error. No acknowledgement is documented; the closing handshake
- * shows that the frame was read.
+ * context, but cannot make the agent speak; so it takes silent results only, unless it is told to take all.
+ *
+ * It reaches every conversation of the account. So which one it is must be proven (`provenAgentSessionId`): what
+ * a page says, in the body or in a URL whose signature nobody can check, opens no monitor.
+ *
+ * Its envelope differs from the conversation socket's, and a frame of the other shape is ignored without an error.
+ * No acknowledgement is documented; the closing handshake shows that the frame was read.
  */
+import { isAgentSessionId } from "../keys.ts";
 import type { Channel, PushableSession } from "./channel.ts";
 import { dialAndSend } from "./dial.ts";
-import { type AllowedHosts, checkPushTarget, isElevenLabsConversationUrl } from "./push-target.ts";
-
-const CONVERSATION_ID = /^[A-Za-z0-9_-]{1,128}$/;
+import { type AllowedHosts, checkPushTarget, mayHoldElevenLabsKey } from "./push-target.ts";
 
 export type MonitorOptions = {
   apiKey: string;
+  /** The origin of the API, beside its known hosts. */
+  apiUrl: string;
   allowedHosts: AllowedHosts;
   /** Whether it also takes what ought to be spoken: better as context than not at all, for whoever says so. */
   takesAll: boolean;
 };
 
-export function createMonitorChannel({ apiKey, allowedHosts, takesAll }: MonitorOptions): Channel {
-  function monitorUrl({ wsUrl, agentSessionId }: PushableSession): URL | null {
+export function createMonitorChannel({ apiKey, apiUrl, allowedHosts, takesAll }: MonitorOptions): Channel {
+  function monitorUrl({ wsUrl, agentSessionId, provenAgentSessionId: id = "" }: PushableSession): URL | null {
     const target = wsUrl === undefined ? null : checkPushTarget(wsUrl, allowedHosts);
-    if (!target?.ok || !isElevenLabsConversationUrl(target.url)) return null;
-    // The page says which conversation is its own; the URL that ElevenLabs signed knows better.
-    const signedId = target.url.searchParams.get("conversation_id");
-    const id = signedId ?? agentSessionId ?? "";
-    if (!CONVERSATION_ID.test(id) || (agentSessionId !== undefined && agentSessionId !== id)) return null;
-    return new URL(`wss://${target.url.host}/v1/convai/conversations/${id}/monitor`);
+    if (!target?.ok || !mayHoldElevenLabsKey(target.url, apiUrl)) return null;
+    // A page that says otherwise, having started anew perhaps, is believed so far.
+    const said = [agentSessionId, target.url.searchParams.get("conversation_id")];
+    if (!isAgentSessionId(id) || said.some((other) => other != null && other !== id)) return null;
+    return new URL(`${target.url.protocol}//${target.url.host}/v1/convai/conversations/${id}/monitor`);
   }
   return {
     name: "monitor",

@@ -9,6 +9,8 @@
  * another to the network; a URL that needed one is refused.
  */
 
+import { isPublicSuffix } from "./public-suffixes.ts";
+
 /** One entry of the allow list. `port` is decimal text, undefined where the entry names none. */
 export type HostPattern = {
   /** `exact` is this host; `below` is every host under it, at a label boundary, and not the host itself. */
@@ -70,7 +72,7 @@ const HOST_NAME = /^(?!-)[a-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9_-]{1,63}(?<!-))
 const PORT = /^[1-9][0-9]{0,4}$/;
 const PUNYCODE_LABEL = /(?:^|\.)xn--/;
 /** The only hosts that may be reached by `ws:`, and only when they are listed. */
-const LOOPBACK_HOSTS = new Set(["localhost", "127.0.0.1", "[::1]"]);
+export const LOOPBACK_HOSTS: ReadonlySet<string> = new Set(["localhost", "127.0.0.1", "[::1]"]);
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what it looks for
 const FORBIDDEN_CHARACTER = /[\u0000-\u0020\u007f-\u009f\\]/;
 
@@ -114,6 +116,9 @@ function parseHostEntry(entry: string): HostPattern | string {
     if (PUNYCODE_LABEL.test(host)) return "is a pattern with an xn-- label; such hosts are listed one by one";
     // A host that ends in a number is an address to the URL parser, so nothing can stand below it.
     if (canonicalHost(`a.${host}`) !== `a.${host}`) return "is a pattern no host can match";
+    if (isPublicSuffix(host)) {
+      return "is a pattern over a public suffix, below which anybody can have a host";
+    }
     return { kind: "below", host, port };
   }
   if (canonicalHost(host) !== host) return "is not a host, or is an address in an unusual notation";
@@ -211,6 +216,14 @@ export function checkPushTarget(url: string, allowed: AllowedHosts): PushTarget 
 export function isElevenLabsConversationUrl(url: URL): boolean {
   const host = url.hostname.replace(/\.$/, "");
   return host === "elevenlabs.io" || host.endsWith(".elevenlabs.io");
+}
+
+/**
+ * Whether the ElevenLabs API key may be sent to the host of `url`: one of the API hosts, at their port, or the
+ * host of `apiUrl` (an origin). Never a host that only a pattern allows.
+ */
+export function mayHoldElevenLabsKey(url: URL, apiUrl: string): boolean {
+  return ELEVENLABS_HOSTS.includes(url.host) || url.host === new URL(apiUrl).host;
 }
 
 function refuse(reason: PushTargetRefusal, detail: string): PushTarget {

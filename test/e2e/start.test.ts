@@ -1,7 +1,15 @@
 /** `npm start` as a person meets it: what it prints, the three curl lines, Ctrl-C, and what can go wrong. */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -98,8 +106,9 @@ async function run(line: string): Promise<unknown> {
     if ((error as { code?: unknown }).code !== 127) throw error;
     const [, url = ""] = /(http:\S+)/.exec(line) ?? [];
     const [, body] = / -d '(.*)'/.exec(line) ?? [];
-    const post = { method: "POST", headers: { "content-type": "application/json" }, body: body ?? "" };
-    return (await fetch(url, body === undefined ? {} : post)).json();
+    const [, authorization = ""] = /authorization: ([^"]*)/.exec(line) ?? [];
+    const headers = { "content-type": "application/json", authorization };
+    return (await fetch(url, body === undefined ? { headers } : { method: "POST", headers, body })).json();
   }
 }
 
@@ -127,6 +136,54 @@ function statOf(pid: number): { state: string; parent: number } | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** What wrangler and Miniflare serve beside the Worker, as their sources name it. */
+const WRANGLER_ROUTES = [
+  "/json",
+  "/json/list",
+  "/json/version",
+  ...["", "/", "/api", "/api/", "/api/local/workers"].map((rest) => `/cdn-cgi/explorer${rest}`),
+  ...["", "/", "/api", "/api/"].map((rest) => `/cdn-cgi/local/explorer${rest}`),
+  ...["/cdn-cgi/local/platform-proxy", "/cdn-cgi/local/observability", "/cdn-cgi/observability"],
+  ...["/cdn-cgi/mf/reload", "/cdn-cgi/local/email", "/cdn-cgi/ProxyWorker/play"],
+];
+/** The beginnings of an explorer, and of a debugger. */
+const FORBIDDEN = /<!doctype html|openapi|webSocketDebuggerUrl/i;
+
+/** What is served there, "" where nothing is that speaks HTTP. */
+async function textAt(url: string): Promise<string> {
+  try {
+    return (await (await fetch(url, { signal: AbortSignal.timeout(3_000) })).text()) || "(empty)";
+  } catch {
+    return "";
+  }
+}
+
+/** The TCP ports that a process listens at. Linux tells; elsewhere there are none. */
+function portsOf(pid: number): number[] {
+  const links = readdirSync(`/proc/${pid}/fd`).map((fd) => {
+    try {
+      return readlinkSync(`/proc/${pid}/fd/${fd}`);
+    } catch {
+      return "";
+    }
+  });
+  return ["tcp", "tcp6"].flatMap((table) =>
+    readFileSync(`/proc/${pid}/net/${table}`, "utf8")
+      .split("\n")
+      .slice(1)
+      .map((line) => line.trim().split(/\s+/))
+      .filter((fields) => fields[3] === "0A" && links.includes(`socket:[${fields[9]}]`))
+      .map((fields) => Number.parseInt(fields[1]?.split(":").at(-1) ?? "", 16)),
+  );
+}
+
+function filesBelow(path: string): string[] {
+  if (!existsSync(path)) return [];
+  return readdirSync(path, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name));
 }
 
 describe("npm start", () => {
@@ -158,13 +215,52 @@ describe("npm start", () => {
     expect(await second.ended).toBe(0);
   }, 90_000);
 
+  test("makes secrets of its own, keeps them to itself, and opens nothing without them", async () => {
+    const first = start();
+    await first.prints(PRINTED);
+    const [register = "", callback = "", read = ""] = first.curls();
+    const bare = (line: string) => line.replace(/ -H "authorization: [^"]*"/, "");
+
+    for (const line of [register, callback, read]) {
+      expect(line).not.toBe(bare(line));
+      expect(await run(bare(line))).toMatchObject({ code: "unauthorized" });
+    }
+    const path = join(directory, "state/secrets.json");
+    const secrets = JSON.parse(readFileSync(path, "utf8")) as Record<string, string>;
+    expect(Object.keys(secrets)).toEqual(["API_TOKEN", "SESSION_TOKEN_SECRET", "WEBHOOK_SECRET"]);
+    expect(statSync(path).mode & 0o777).toBe(0o600);
+    expect(statSync(join(directory, "state/v3")).mode & 0o777).toBe(0o700);
+    const headers = { authorization: `Bearer ${secrets.API_TOKEN}` };
+    const health = await fetch(`http://127.0.0.1:${port}/config/health`, { headers });
+    expect(await health.json()).toEqual({ status: "ok", problems: [] });
+    first.child.kill("SIGTERM");
+    expect(await first.ended).toBe(0);
+
+    const second = start();
+    await second.prints(PRINTED);
+    expect(second.curls()[0]).toContain(secrets.API_TOKEN);
+  }, 90_000);
+
+  test("with authentication off answers this machine only, under its own name", async () => {
+    const started = start({ REQUIRE_AUTH: "false" });
+    await started.prints(PRINTED);
+    const [register = ""] = started.curls();
+
+    expect(register).not.toContain("authorization");
+    expect(await run(register)).toMatchObject({ success: true });
+    expect(await run(register.replace("-H", "-H 'host: rebound.example' -H"))).toMatchObject({
+      code: "misdirected_request",
+    });
+    expect(await run(register.replace("-H", "-H 'origin: https://evil.example' -H"))).toMatchObject({
+      code: "misdirected_request",
+    });
+  }, 60_000);
+
   test("gives the Worker what its environment says, and hides secrets from the process list", async () => {
-    const secret = "s3cr3t-$HOME-\"'";
+    const secret = "s3cr3t-$HOME-\"'-0123456789abcdef012345";
     const started = start({
-      REQUIRE_AUTH: "true",
       API_TOKEN: secret,
-      SESSION_TOKEN_SECRET: "another",
-      WEBHOOK_SECRET: "other",
+      SESSION_TOKEN_SECRET: "another-0123456789abcdef0123456789",
     });
     await started.prints(PRINTED);
     const [register = "", , read = ""] = started.curls();
@@ -177,6 +273,72 @@ describe("npm start", () => {
     for (const pid of descendants(started.child.pid as number))
       expect(readFileSync(`/proc/${pid}/cmdline`, "utf8")).not.toContain("s3cr3t");
   }, 60_000);
+
+  test("leaves a live session nowhere but in its storage, and shows it at no port", async () => {
+    const home = join(directory, "home");
+    const canary = "c4nary-0f-a-sess1on";
+    const started = start({ HOME: home });
+    await started.prints(PRINTED);
+    const withToken = (line: string) => line.replace("agent_id=demo", `agent_id=demo&token=${canary}`);
+    const [register = "", callback = ""] = started.curls();
+    expect(await run(withToken(register))).toMatchObject({ success: true });
+    expect(await run(callback)).toMatchObject({ status: "delivered" });
+    expect(await run(withToken(register))).toMatchObject({ success: true });
+    // Traces are written behind the answers.
+    await new Promise((resolve) => setTimeout(resolve, 2_000));
+
+    const found = filesBelow(directory).filter((path) => readFileSync(path).includes(canary));
+    expect(found.length).toBeGreaterThan(0);
+    expect(found.filter((path) => !path.startsWith(join(directory, "state/v3/do/")))).toEqual([]);
+    // No logs, and no registry that leads other Workers to this one.
+    expect(filesBelow(home).filter((path) => !path.endsWith("/metrics.json"))).toEqual([]);
+    const { API_TOKEN: apiToken = "" } = JSON.parse(
+      readFileSync(join(directory, "state/secrets.json"), "utf8"),
+    );
+    const keeping = filesBelow(directory).filter((path) => readFileSync(path).includes(apiToken));
+    expect(keeping.map((path) => path.slice(directory.length + 1))).toEqual([
+      expect.stringMatching(/^edge-agent-sessions-start-.*\/worker\.env$/),
+      "state/secrets.json",
+    ]);
+    for (const path of keeping) expect(statSync(path).mode & 0o077).toBe(0);
+
+    const processes = descendants(started.child.pid as number);
+    for (const pid of processes) {
+      const line = readFileSync(`/proc/${pid}/cmdline`, "utf8");
+      expect(line).not.toContain(canary);
+      expect(line).not.toContain(apiToken);
+    }
+    const ports = new Set([port, ...processes.flatMap(portsOf)]);
+    for (const open of ports) {
+      for (const path of WRANGLER_ROUTES) {
+        const text = await textAt(`http://127.0.0.1:${open}${path}`);
+        expect([open, path, text]).toEqual([open, path, expect.not.stringMatching(FORBIDDEN)]);
+        expect(text).not.toContain(canary);
+      }
+    }
+    // Whatever does not speak HTTP there speaks to other Workers, and reaches the objects.
+    const silent = [];
+    for (const open of ports) if ((await textAt(`http://127.0.0.1:${open}/`)) === "") silent.push(open);
+    expect(silent).toEqual([]);
+  }, 90_000);
+
+  test("removes the traces that an earlier `wrangler dev` has left", async () => {
+    const traces = join(directory, "state/v3/observability");
+    mkdirSync(traces, { recursive: true });
+    writeFileSync(join(traces, "trace.sqlite"), "wss://agent.example/?token=old");
+    const started = start();
+    await started.prints(PRINTED);
+
+    expect(existsSync(traces)).toBe(false);
+  }, 60_000);
+
+  test("refuses a secret that would open nothing", async () => {
+    const started = start({ API_TOKEN: "s3cr3t" });
+
+    expect(await started.ended).toBe(1);
+    expect(started.printed()).toMatch(/^The configuration is not usable:\n {2}API_TOKEN entry 1: .*\n$/);
+    expect(started.printed()).not.toContain("s3cr3t");
+  });
 
   test("ends with one sentence when its port is taken", async () => {
     const other = createServer().listen(port, "127.0.0.1");

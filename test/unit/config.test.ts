@@ -1,5 +1,13 @@
 import { describe, expect, test } from "vitest";
-import { type Environment, parseConfig, redisAddress, upstashFromRedisUrl } from "../../lib/config.ts";
+import {
+  accessOf,
+  configProblems,
+  type Environment,
+  parseConfig,
+  redisAddress,
+  upstashFromRedisUrl,
+} from "../../lib/config.ts";
+import { API_TOKEN, CLOSED_DOORS } from "../support/secrets.ts";
 
 const MINIMAL = { UPSTASH_REDIS_REST_URL: "https://db.upstash.io", UPSTASH_REDIS_REST_TOKEN: "t" };
 
@@ -24,7 +32,8 @@ test("the defaults are closed and off", () => {
     conversationTtlSeconds: 2_592_000,
     stateTtlSeconds: 3_600,
     useRedisSessions: true,
-    elevenLabs: { monitor: false },
+    webhookRequiresSignature: false,
+    elevenLabs: { monitor: "off", apiUrl: "https://api.elevenlabs.io" },
   });
   expect(configOf(MINIMAL).pushAllowedHosts.map(({ host }) => host)).toContain("api.elevenlabs.io");
 });
@@ -135,6 +144,12 @@ test.each<[keyof Environment, string]>([
   ["REDIS_CONVERSATION_TTL", "0.5"],
   ["REDIS_CONVERSATION_TTL", "NaN"],
   ["USE_REDIS_SESSIONS", "no"],
+  ["WEBHOOK_REQUIRE_SIGNATURE", "yes"],
+  ["ELEVENLABS_API_URL", "http://api.elevenlabs.io"],
+  ["ELEVENLABS_API_URL", "https://api.elevenlabs.io/v1"],
+  ["ELEVENLABS_API_URL", "https://user:password@api.elevenlabs.io"],
+  ["ELEVENLABS_API_URL", "api.elevenlabs.io"],
+  ["PUSH_ALLOWED_HOSTS", "*.github.io"],
   ["ALLOWED_ORIGINS", "https://app.example/path"],
   ["ALLOWED_ORIGINS", "*"],
   ["PUSH_ALLOWED_HOSTS", "https://app.example"],
@@ -167,4 +182,50 @@ test("the assistant's memory may be kept by each isolate", () => {
 
 test("the monitor needs an API key", () => {
   expect(problemsOf({ ...MINIMAL, ELEVENLABS_MONITOR: "true" })).toEqual(["ELEVENLABS_API_KEY"]);
+});
+
+test.each(["https://api.eu.residency.elevenlabs.io", "https://api.elevenlabs.io/", "http://127.0.0.1:8080"])(
+  "the API may be at %s",
+  (url) => {
+    const { elevenLabs } = configOf({ ...MINIMAL, ELEVENLABS_API_URL: url });
+    expect(elevenLabs.apiUrl).toBe(url.replace(/\/$/, ""));
+  },
+);
+
+describe("the doors", () => {
+  const CLOSED = { ...MINIMAL, ...CLOSED_DOORS };
+  const problemsOfDoors = (environment: Environment) => configProblems(environment).map(({ path }) => path);
+
+  test("that are closed well are no problem", () => {
+    expect(configProblems(CLOSED)).toEqual([]);
+  });
+
+  test("that are closed for want of a secret are a problem, each by its name", () => {
+    expect(problemsOfDoors(MINIMAL)).toEqual(["API_TOKEN", "SESSION_TOKEN_SECRET", "WEBHOOK_SECRET"]);
+  });
+
+  test("that stand open are a problem", () => {
+    expect(problemsOfDoors({ ...CLOSED, REQUIRE_AUTH: "false" })).toEqual(["REQUIRE_AUTH"]);
+    expect(accessOf({ REQUIRE_AUTH: " false " }).requireAuth).toBe(false);
+    expect(accessOf({ REQUIRE_AUTH: "maybe" }).requireAuth).toBe(true);
+  });
+
+  test("open to no weak secret, and say which variable holds one, and no value", () => {
+    const environment = { ...CLOSED, API_TOKEN: "s3cret", SESSION_TOKEN_SECRET: "s3cret, s3cret2" };
+    expect(problemsOfDoors(environment)).toEqual([
+      "API_TOKEN",
+      "SESSION_TOKEN_SECRET",
+      "SESSION_TOKEN_SECRET",
+    ]);
+    expect(configOf(environment)).toMatchObject({ apiTokens: [], sessionTokenSecrets: [] });
+    expect(accessOf(environment)).toMatchObject({ apiTokens: [], sessionTokenSecrets: [] });
+    expect(JSON.stringify(configProblems(environment))).not.toContain("s3cret");
+  });
+
+  test.each<keyof Environment>(["UPSTASH_REDIS_REST_TOKEN", "ELEVENLABS_API_KEY"])(
+    "open to no secret that is also %s",
+    (name) => {
+      expect(problemsOfDoors({ ...CLOSED, [name]: API_TOKEN })).toEqual(["API_TOKEN"]);
+    },
+  );
 });

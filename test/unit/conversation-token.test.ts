@@ -65,6 +65,16 @@ describe("a conversation token", () => {
     expect(JSON.parse(Buffer.from(payload, "base64url").toString())).toEqual(CLAIMS);
   });
 
+  test("says which agent conversation its holder talks to, where its server said so", async () => {
+    const { token } = await issue({ agentSessionId: "conv_abc" });
+
+    expect(await verify(token)).toEqual({ ok: true, agentSessionId: "conv_abc" });
+    expect(await verify(forge({ ...CLAIMS, agentSessionId: 7 }))).toEqual(refusedFor("wrong_claims"));
+    expect(
+      await verify(forge({ ...CLAIMS, agentSessionId: "conv_abc" }, undefined, "another-secret")),
+    ).toEqual(refusedFor("wrong_signature"));
+  });
+
   test("is an ordinary JWT: one made elsewhere from the same claims opens as well", async () => {
     expect(await verify(forge(CLAIMS))).toEqual(accepted);
   });

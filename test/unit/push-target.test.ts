@@ -5,6 +5,7 @@ import {
   checkPushTarget,
   ELEVENLABS_HOSTS,
   isElevenLabsConversationUrl,
+  mayHoldElevenLabsKey,
   type PushTargetRefusal,
   parseAllowedHosts,
 } from "../../lib/push/push-target.ts";
@@ -454,5 +455,56 @@ describe("a URL of ElevenLabs", () => {
     "ws://localhost:9000/?host=api.elevenlabs.io",
   ])("is not %s", (url) => {
     expect(isElevenLabsConversationUrl(new URL(url))).toBe(false);
+  });
+});
+
+describe("a pattern over names that anybody may have", () => {
+  test.each([
+    ...[
+      "*.co.uk",
+      "*.com.br",
+      "*.github.io",
+      "*.workers.dev",
+      "*.pages.dev",
+      "*.vercel.app",
+      "*.herokuapp.com",
+    ],
+    ...["*.ngrok.io", "*.cloudfront.net", "*.s3.amazonaws.com", "*.azurewebsites.net", "*.fly.dev:8443"],
+    // Names are handed out at more than one depth below these, or resolve to whatever they say.
+    ...["*.compute.amazonaws.com", "*.eu-west-1.elb.amazonaws.com", "*.amazonaws.com", "*.a.run.app"],
+    ...["*.nip.io", "*.10.0.0.1.sslip.io", "*.co.jp", "*.gov.au", "*.uk"],
+  ])("%s is refused", (entry) => {
+    expect(parseAllowedHosts(entry)).toMatchObject({ ok: false, problems: [{ position: 1 }] });
+  });
+
+  test.each([
+    "*.elevenlabs.io",
+    "*.residency.elevenlabs.io",
+    "*.example.com",
+    "*.agent.corp.internal",
+    "*.me.github.io",
+  ])("%s is somebody's own, and is taken", (entry) => {
+    expect(parseAllowedHosts(entry)).toMatchObject({ ok: true });
+  });
+
+  test.each(["me.github.io", "co.uk"])("%s, listed itself, is taken", (entry) => {
+    expect(parseAllowedHosts(entry)).toMatchObject({ ok: true });
+  });
+});
+
+describe("the ElevenLabs API key", () => {
+  const API_URL = "https://api.elevenlabs.io";
+  test.each([
+    ...ELEVENLABS_HOSTS.map((host): [string, string, boolean] => [`wss://${host}/v1`, API_URL, true]),
+    ["wss://agents.example/v1", "https://agents.example", true],
+    ["ws://127.0.0.1:8080/v1", "http://127.0.0.1:8080", true],
+    ["wss://evil.elevenlabs.io/v1", API_URL, false],
+    ["wss://elevenlabs.io/v1", API_URL, false],
+    ["wss://api.elevenlabs.io:8443/v1", API_URL, false],
+    ["wss://api.elevenlabs.io.evil.example/v1", API_URL, false],
+    ["wss://a.agents.example/v1", "https://agents.example", false],
+    ["wss://agents.example:8443/v1", "https://agents.example", false],
+  ])("may go to %s with the API at %s: %s", (url, apiUrl, may) => {
+    expect(mayHoldElevenLabsKey(new URL(url), apiUrl)).toBe(may);
   });
 });

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { soundSecrets } from "../../lib/auth/secret-rules.ts";
 import { isEqualDigest, matchesAnySecret, parseSecretList } from "../../lib/auth/secrets.ts";
 
 describe("a list of secrets", () => {
@@ -96,5 +97,56 @@ describe("two digests", () => {
 
     expect(bytesRead(0)).toBe(32);
     expect(bytesRead(31)).toBe(32);
+  });
+});
+
+describe("a secret", () => {
+  const NONE = { API_TOKEN: [], SESSION_TOKEN_SECRET: [], WEBHOOK_SECRET: [] };
+  const long = (letter: string) => letter.repeat(32);
+  const key = (bytes: number) => `whsec_${Buffer.alloc(bytes, 7).toString("base64")}`;
+
+  test.each<[string, Partial<typeof NONE> | Record<string, string[]>]>([
+    [
+      "of 32 characters",
+      { API_TOKEN: [long("a")], SESSION_TOKEN_SECRET: [long("b")], WEBHOOK_SECRET: [long("c")] },
+    ],
+    ["that is a key of 24 bytes", { WEBHOOK_SECRET: [key(24)] }],
+    ["that is a key of 64 bytes", { WEBHOOK_SECRET: [key(64)] }],
+    ["beside others in its list", { API_TOKEN: [long("a"), long("b")] }],
+  ])("%s is sound", (_name, own) => {
+    const lists = { ...NONE, ...own };
+    expect(soundSecrets(lists, [])).toEqual({ sound: lists, problems: [] });
+  });
+
+  test.each<[string, string, string[], RegExp]>([
+    ["of one character", "API_TOKEN", ["a"], /^entry 1: must have at least 32 characters$/],
+    ["of 31 characters", "SESSION_TOKEN_SECRET", ["x".repeat(31)], /at least 32 characters/],
+    ["of 31 characters, behind a good one", "WEBHOOK_SECRET", [long("a"), "x".repeat(31)], /^entry 2: /],
+    ["that is a key of 23 bytes", "WEBHOOK_SECRET", [key(23)], /24 to 64 bytes/],
+    ["that is a key of 65 bytes", "WEBHOOK_SECRET", [key(65)], /24 to 64 bytes/],
+    ["that is no base64", "WEBHOOK_SECRET", [`whsec_${"!".repeat(32)}`], /24 to 64 bytes/],
+    [
+      "that stands in a specification",
+      "WEBHOOK_SECRET",
+      ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"],
+      /published/,
+    ],
+  ])("%s opens nothing", (_name, variable, secrets, message) => {
+    const { sound, problems } = soundSecrets({ ...NONE, [variable]: secrets }, []);
+    expect(problems).toEqual([{ path: variable, message: expect.stringMatching(message) }]);
+    expect(Object.values(sound).flat()).toEqual(secrets.slice(0, -1));
+  });
+
+  test("for two purposes serves neither, however its key is written", () => {
+    const bare = key(32).slice("whsec_".length);
+    for (const lists of [
+      { ...NONE, API_TOKEN: [long("a")], WEBHOOK_SECRET: [long("a")] },
+      { ...NONE, SESSION_TOKEN_SECRET: [bare], WEBHOOK_SECRET: [key(32)] },
+    ]) {
+      const { sound, problems } = soundSecrets(lists, []);
+      expect(Object.values(sound).flat()).toEqual([]);
+      expect(problems).toHaveLength(2);
+    }
+    expect(soundSecrets({ ...NONE, API_TOKEN: [long("a")] }, [long("a")]).sound.API_TOKEN).toEqual([]);
   });
 });

@@ -57,18 +57,49 @@ describe("the table of threats", () => {
   });
 });
 
-test("the product depends on three packages, and every package is pinned by its checksum", () => {
-  const exact = /^\d+\.\d+\.\d+(?:-[\w.]+)?$/;
-  const { dependencies, devDependencies } = JSON.parse(readFileSync("package.json", "utf8"));
-  expect(Object.keys(dependencies)).toEqual(["@upstash/redis", "hono", "valibot"]);
-  for (const version of Object.values({ ...dependencies, ...devDependencies }))
-    expect(version).toMatch(exact);
+type Locked = { version: string; integrity?: string; hasInstallScript?: boolean; os?: string | string[] };
 
+describe("what is installed", () => {
+  const { dependencies, devDependencies, optionalDependencies, allowScripts } = JSON.parse(
+    readFileSync("package.json", "utf8"),
+  ) as Record<string, Record<string, string>>;
   const { packages } = JSON.parse(readFileSync("package-lock.json", "utf8")) as {
-    packages: Record<string, { integrity?: string }>;
+    packages: Record<string, Locked>;
   };
-  const unpinned = Object.entries(packages).filter(
-    ([path, { integrity }]) => path !== "" && !integrity?.startsWith("sha512-"),
-  );
-  expect(unpinned).toEqual([]);
+  const locked = Object.entries(packages).filter(([path]) => path !== "");
+
+  test("are four packages of the product's own, and every version is exact", () => {
+    expect(Object.keys(dependencies ?? {})).toEqual(["@upstash/redis", "hono", "lru-cache", "valibot"]);
+    for (const version of Object.values({ ...dependencies, ...devDependencies, ...optionalDependencies }))
+      expect(version).toMatch(/^\d+\.\d+\.\d+(?:-[\w.]+)?$/);
+  });
+
+  test("is pinned by its checksum, but for the parts of two tools on other platforms, which SECURITY.md names", () => {
+    const unpinned = locked.filter(([, { integrity }]) => !integrity?.startsWith("sha512-"));
+    for (const [path, { os }] of unpinned) {
+      expect(path).toMatch(/^node_modules\/@(?:biomejs\/cli|cloudflare\/workerd)-/);
+      expect(os).toHaveLength(1);
+    }
+    // On what the tests run on nothing is left out.
+    expect(unpinned.map(([path]) => path)).not.toContain("node_modules/@cloudflare/workerd-linux-64");
+    expect(unpinned).toHaveLength(11);
+  });
+
+  test("runs two scripts of its own at installation, and nothing fetches what the lockfile does not name", () => {
+    const scripted = locked.filter(([, { hasInstallScript }]) => hasInstallScript).map(([path]) => path);
+    expect(scripted).toEqual(["node_modules/esbuild", "node_modules/workerd"]);
+    expect(Object.keys(allowScripts ?? {}).toSorted()).toEqual(["esbuild", "workerd"]);
+  });
+
+  test("brings a Node for each platform, by its checksum", () => {
+    const nodes = Object.entries(optionalDependencies ?? {});
+    expect(nodes.length).toBeGreaterThanOrEqual(5);
+    for (const [name, version] of nodes) {
+      expect(packages[`node_modules/${name}`]).toMatchObject({
+        version,
+        integrity: expect.stringMatching(/^sha512-/),
+        os: expect.anything(),
+      });
+    }
+  });
 });

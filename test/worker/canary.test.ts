@@ -36,10 +36,11 @@ const NOT_REACHABLE: Partial<Record<ProblemCode, string>> = {};
 const EVENTS = [
   ...["session.registered", "session.replaced", "session.ended"],
   ...["callback.received", "callback.duplicate", "callback.delivered", "callback.queued"],
-  ...["backlog.delivered", "push.failed", "auth.rejected", "feature.disabled", "request.failed"],
+  ...["report.appended", "report.acknowledged"],
+  ...["push.failed", "auth.rejected", "feature.disabled", "request.failed"],
 ];
 /** Events that need something put into Redis by hand. */
-const REDIS_EVENTS = ["record.unreadable", "messages.dropped", "backlog.dropped"];
+const REDIS_EVENTS = ["record.unreadable", "messages.dropped"];
 
 /* Canaries -------------------------------------------------------------------------------------------- */
 
@@ -332,11 +333,26 @@ async function tokenOf(worker: Driven, id: string): Promise<string> {
 /** What stands in a conversation's history, and is handed to whoever may read it. */
 const HISTORY = [
   ...["message content", "tool arguments", "tool output", "message source"],
-  ...["callback output", "callback error", "tool name"],
+  ...["callback output", "callback error", "tool name", "transcript"],
 ];
 const METADATA = ["conversation metadata"];
 /** What the orchestrator and the assistant keep, and are given back. */
 const STATE = ["state", "memory"];
+/** What a page is told of its own session. */
+const SESSION = ["agent session id"];
+/** Which agent conversation a server names for a token. */
+const vouched = () => `conv_${plainSecret("vouched agent session id")}`;
+
+const report = (type: string) => ({
+  type,
+  event_timestamp: 1_795_000_000,
+  data: {
+    conversation_id: vouched(),
+    transcript: [{ role: "user", message: secret("transcript"), time_in_call_secs: 1 }],
+    full_audio: secret("audio"),
+    [secret("unknown field's name")]: secret("unknown field"),
+  },
+});
 
 const message = () => ({
   role: "tool",
@@ -356,7 +372,7 @@ const memory = () => ({
   price: null,
   city: null,
   gender: null,
-  intentSpecific: false,
+  intentSpecific: {},
   lastQuery: secret("memory"),
   lastAnswer: secret("memory"),
 });
@@ -404,11 +420,16 @@ function contract(id: string, agentUrl: string): Call[] {
     get("/config/health"),
     post(`${API}/new`, { agentId: "agent", metadata: { note: secret("conversation metadata") } }, METADATA),
     { method: "POST", path: `${conversation}/token` },
+    // The token holds what it was asked for.
+    post(`${conversation}/token`, { agentSessionId: vouched() }, ["vouched agent session id"]),
     post(`${conversation}/callback`, failedCallback()),
     post(`${conversation}/session`, registration(agentUrl)),
     post(`${conversation}/session`, registration(agentUrl)),
-    get(`${conversation}/session`),
+    get(`${conversation}/session`, SESSION),
     post(`${conversation}/message`, message(), HISTORY),
+    get(`${conversation}/results`),
+    get(`${conversation}/results?content=true`, [...HISTORY, "callback metadata"]),
+    post(`${conversation}/results/ack`, { requestIds: ["r1"] }),
     post("/callback", repeated),
     post("/callback", repeated),
     post(`${conversation}/callback`, callback({ mode: "context" })),
@@ -479,6 +500,13 @@ function mistakes(id: string): Call[] {
       remove(`${API}/${inUrl}${rest}`),
     ]),
     put(`${conversation}/session`, { wrong }),
+    // What was deleted, replaced or used before.
+    post(`${conversation}/message`, message()),
+    post(`${API}/other/session`, { registrationId: wrong, agentSessionId: wrong }),
+    get(`${API}/other/results?status=${inUrl}`),
+    post(`${API}/other/results/ack`, { requestIds: [wrong] }),
+    post(`${API}/other/token`, { agentSessionId: wrong }),
+    remove(`${API}/other?everything=${inUrl}`),
     ...["state", "memory"].flatMap((kind) => [
       get(`/${kind}/api/absent`),
       get(`/${kind}/api/${inUrl}`),
@@ -497,12 +525,34 @@ function mistakes(id: string): Call[] {
 
 /** Every route with every credential. */
 async function driveCredentials(worker: Driven, agent: TestAgent): Promise<void> {
-  const tokens = [await tokenOf(worker, "c1"), await tokenOf(worker, "c2")];
-  for (const credential of [...Object.values(CREDENTIALS), ...tokens.map(bearer)]) {
-    for (const call of contract("c1", agent.url)) {
+  const tokens = [await tokenOf(worker, "own"), await tokenOf(worker, "another")];
+  for (const [i, credential] of [...Object.values(CREDENTIALS), ...tokens.map(bearer)].entries()) {
+    // What one deletes, no other brings back.
+    const id = i < Object.keys(CREDENTIALS).length ? `credential-${i}` : "own";
+    for (const call of contract(id, agent.url)) {
       await sendForToken(worker, withCredential(call, credential));
     }
   }
+}
+
+/** A request id that is used for two results. */
+async function driveReuse(worker: Driven): Promise<void> {
+  const first = callback({ conversationId: "reused" });
+  await send(worker, opened(post("/callback", first)));
+  const { code } = await send(worker, opened(post("/callback", { ...first, output: secret("reused") })));
+  expect(code).toBe("request_id_reused");
+}
+
+/** What ElevenLabs reports, of a conversation that is known. */
+async function driveReports(worker: Driven): Promise<void> {
+  const sign = CREDENTIALS["an ElevenLabs signature"] as Credential;
+  const vouch = post(`${API}/reported/token`, { agentSessionId: vouched() }, ["vouched agent session id"]);
+  await sendForToken(worker, opened(vouch));
+  for (const type of ["post_call_transcription", "post_call_audio", secret("type of a report")]) {
+    const { status } = await send(worker, withCredential(post("/callback", report(type)), sign));
+    expect(status).toBe(200);
+  }
+  await send(worker, opened(get(`${API}/reported`, [...HISTORY, "vouched agent session id"])));
 }
 
 /** Every route to its end, and every mistake. */
@@ -515,6 +565,8 @@ async function driveContract(worker: Driven, agent: TestAgent): Promise<void> {
     const { code } = await send(worker, opened(call));
     expect([call.path, code]).toEqual([call.path, expect.any(String)]);
   }
+  await driveReuse(worker);
+  await driveReports(worker);
   expect(agent.frames.length).toBeGreaterThan(0);
   evidence.push({
     where: "what the agent was told",
@@ -612,7 +664,7 @@ test("no route, no credential and no mistake gives a secret away, over embedded 
   await driveCredentials(worker, live);
   await driveContract(worker, live);
   nothingLeaked();
-});
+}, 60_000);
 
 test("no agent that fails makes a push give a secret away", async () => {
   const worker = await start(CLOSED);
@@ -622,7 +674,9 @@ test("no agent that fails makes a push give a secret away", async () => {
   const urls: Record<Exclude<AgentBehaviour, "silent"> | "gone" | "not-dialled", string> = {
     reads: (await agent("reads")).url,
     "refuses-frames": (await agent("refuses-frames")).url,
+    breaks: (await agent("breaks")).url,
     drops: (await agent("drops")).url,
+    "never-closes": (await agent("never-closes")).url,
     forbids: (await agent("forbids")).url,
     redirects: (await agent("redirects", `${elsewhere.url}&to=${plainSecret("redirect")}`)).url,
     gone: gone.url,
@@ -648,18 +702,21 @@ test("no agent that fails makes a push give a secret away", async () => {
   expect(outcomes).toEqual({
     reads: "delivered",
     "refuses-frames": "push_failed",
-    drops: "push_failed",
+    breaks: "unconfirmed",
+    drops: "unconfirmed",
+    "never-closes": expect.any(String),
     forbids: "push_failed",
     redirects: "push_failed",
     gone: "push_failed",
     "not-dialled": "no_push_channel",
   });
-  expect((await send(worker, held)).code).toBe("callback_in_progress");
+  // A twin is told the same, and no sooner.
+  pending.push(send(worker, held));
   expect(elsewhere.connections()).toBe(0);
   const failures = () => worker.logs().filter(({ event }) => event === "push.failed").length;
   await expect.poll(failures, { timeout: 5_000 }).toBeGreaterThanOrEqual(10);
   nothingLeaked();
-});
+}, 60_000);
 
 /** Whatever is dialled gets its own words and credentials back, as loudly as the protocol allows. */
 const TATTLETALE = `
@@ -685,7 +742,7 @@ export default {
 };`;
 
 test("no peer that repeats what it is told makes a secret come out, and each is told only what is for it", async () => {
-  const worker = await start({ ...CLOSED, ELEVENLABS_MONITOR: "true" }, { outbound: TATTLETALE });
+  const worker = await start({ ...CLOSED, ELEVENLABS_MONITOR: "all" }, { outbound: TATTLETALE });
   const urls = {
     conv_reads: "wss://api.elevenlabs.io/v1/convai/conversation?agent_id=a",
     conv_closes: "wss://api.elevenlabs.io/v1/convai/conversation?agent_id=a",
@@ -772,17 +829,13 @@ describe.skipIf(redis === null)("over the Upstash driver", () => {
   test("what is kept holds the whole session, and no credential of any request", async () => {
     await send(worker, opened(post(`${API}/kept/session`, registration(live.url))));
     await send(worker, opened(post(`${API}/kept/callback`, callback())));
-    const callbackKeys = await redis.client.keys(key("callback", "kept:*"));
-    const kept = await redis.client.mget(
-      key("session", "kept"),
-      key("conversation", "kept"),
-      ...callbackKeys,
-    );
-    expect(kept.map((text) => typeof text)).toEqual(["string", "string", "string"]);
-    expect(placesFoundIn(kept.join("\n")).toSorted()).toEqual(
+    const kept = await redis.client.mget(key("session", "kept"), key("conversation", "kept"));
+    expect(kept.map((text) => typeof text)).toEqual(["string", "string"]);
+    const messages = await redis.client.lrange(key("conversation", "kept:messages"), 0, -1);
+    expect(placesFoundIn([...kept, ...messages].join("\n")).toSorted()).toEqual(
       [
         ...["session URL", "session payload", "nested payload", "session metadata", "agent session id"],
-        ...["field beside the payload", "callback output", "callback metadata", "tool name"],
+        ...["field beside the payload", "callback output", "tool name"],
       ].toSorted(),
     );
   });
@@ -813,8 +866,6 @@ describe.skipIf(redis === null)("over the Upstash driver", () => {
       for (const name of ["session", "conversation"]) await redis.client.set(key(name, "c1"), shape);
       for (const name of ["conv:c1", "session:c1"]) await redis.client.set(name, shape);
       await redis.client.rpush(key("conversation", "c1:messages"), shape);
-      await redis.client.rpush(key("conversation", "c1:backlog"), shape, `waiting${i}`);
-      await redis.client.set(key("callback", `c1:waiting${i}`), shape);
       await redis.client.zadd("elevenlabs:conversations", Date.now(), "c1");
       await send(
         worker,
@@ -831,9 +882,10 @@ describe.skipIf(redis === null)("over the Upstash driver", () => {
   test("no entry that a full list drops is named", async () => {
     const entry = JSON.stringify({ id: "old", timestamp: "2026-01-01T00:00:00Z", ...message() });
     sent.push(entry);
-    const [messages, backlog] = [key("conversation", "full:messages"), key("conversation", "full:backlog")];
-    await redis.client.rpush(messages, ...Array.from({ length: 1_000 }, () => entry));
-    await redis.client.rpush(backlog, ...Array.from({ length: 200 }, (_, i) => `old${i}`));
+    await redis.client.rpush(
+      key("conversation", "full:messages"),
+      ...Array.from({ length: 1_000 }, () => entry),
+    );
     await send(worker, opened(post(`${API}/full/callback`, callback())));
     const logged = new Set(worker.logs().map(({ event }) => event));
     expect(REDIS_EVENTS.filter((event) => !logged.has(event))).toEqual([]);
@@ -841,15 +893,12 @@ describe.skipIf(redis === null)("over the Upstash driver", () => {
   });
 
   test("no database that repeats command and credential in its errors gives a secret away", async () => {
-    // What is done behind the answers first: looking for a session again, handing over.
+    // What the objects do first: looking for a session, appending to the history.
     let refused = 0;
-    door.refuse((body) => body.includes("elevenlabs:session:late") && /"get"/i.test(body) && ++refused === 2);
+    door.refuse((body) => body.includes("elevenlabs:session:late") && /"get"/i.test(body) && ++refused > 0);
     const { body } = await send(worker, opened(post(`${API}/late/callback`, callback())));
     expect(body).toMatchObject({ status: "queued" });
-    await expect.poll(() => refused).toBe(2);
-    door.refuse((text) => /"lrange"/i.test(text) && ++refused > 0);
-    await send(worker, opened(post(`${API}/late/session`, registration(live.url))));
-    await expect.poll(() => refused).toBeGreaterThan(2);
+    expect(refused).toBeGreaterThan(0);
     door.refuse(() => true);
     await driveAtOnce(worker, live.url);
     nothingLeaked();
@@ -907,6 +956,8 @@ test("no configuration that is wrong is repeated", async () => {
     { ...upstash, REDIS_URL: `redis://user:${wrong}@cache.example:6379` },
     { ...CLOSED, WEBHOOK_SECRET: `whsec_!${wrong}` },
     { ...CLOSED, API_TOKEN: "", SESSION_TOKEN_SECRET: "", WEBHOOK_SECRET: "" },
+    { ...CLOSED, API_TOKEN: plainSecret("weak secret"), WEBHOOK_SECRET: plainSecret("weak secret") },
+    { ...CLOSED, REQUIRE_AUTH: "false" },
     { ...CLOSED, ELEVENLABS_AGENT_ENABLED: "false" },
   ];
   for (const environment of environments) {

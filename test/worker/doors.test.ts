@@ -1,20 +1,24 @@
 /** The doors, through the built Worker: who may register, who may call back, and what stays closed. */
+import { createServer, request } from "node:http";
+import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { startAgent } from "../support/agent.ts";
+import {
+  API_TOKEN,
+  CLOSED_DOORS,
+  OLD_API_TOKEN,
+  OLD_TOKEN_SECRET,
+  SHARED_SECRET as SHARED,
+  SIGNING_SECRET as SIGNING,
+  TOKEN_SECRET,
+} from "../support/secrets.ts";
 import { elevenLabsHeaders, jwt, standardHeaders } from "../support/webhooks.ts";
 import { LOCAL_BINDINGS, startWorker, type TestWorker } from "../support/worker.ts";
 
 const API = "/agent-conversations/api";
-const [API_TOKEN, OLD_API_TOKEN] = ["api-token-new", "api-token-old"];
-const [TOKEN_SECRET, OLD_TOKEN_SECRET] = ["token-secret-new", "token-secret-old"];
-const SHARED = "shared-webhook-secret";
-const SIGNING = `whsec_${Buffer.from("a signing key of thirty-two bytes").toString("base64")}`;
 const CLOSED = {
   ...LOCAL_BINDINGS,
-  REQUIRE_AUTH: "true",
-  API_TOKEN: `${API_TOKEN}, ${OLD_API_TOKEN}`,
-  SESSION_TOKEN_SECRET: `${TOKEN_SECRET},${OLD_TOKEN_SECRET}`,
-  WEBHOOK_SECRET: `${SHARED},${SIGNING}`,
+  ...CLOSED_DOORS,
   ALLOWED_ORIGINS: "https://app.example,https://other.example",
 };
 
@@ -71,7 +75,9 @@ async function tokenOf(id: string): Promise<string> {
 
 describe("the API token", () => {
   test.each([API_TOKEN, OLD_API_TOKEN])("opens everything while it is listed: %s", async (token) => {
-    for (const call of [...browserCalls("c1"), ...serverCalls("c1")]) {
+    // Each token has a conversation of its own: the last call deletes it.
+    const id = token === API_TOKEN ? "opened-new" : "opened-old";
+    for (const call of [...browserCalls(id), ...serverCalls(id)]) {
       expect((await send(call, bearer(token))).status).toBeLessThan(300);
     }
   });
@@ -79,8 +85,8 @@ describe("the API token", () => {
   test.each([
     ["no credential", {}],
     ["an empty one", bearer("")],
-    ["another one", bearer("api-token-newer")],
-    ["the beginning of it", bearer("api-token")],
+    ["another one", bearer(`${API_TOKEN}er`)],
+    ["the beginning of it", bearer(API_TOKEN.slice(0, -1))],
     ["a secret of webhooks", bearer(SHARED)],
     ["the list as it is configured", bearer(CLOSED.API_TOKEN)],
     ["another scheme", { authorization: `Basic ${API_TOKEN}` }],
@@ -117,15 +123,59 @@ describe("the conversation token", () => {
 
   test("opens nothing but its own conversation's browser routes", async () => {
     const token = await tokenOf("mine");
-    for (const call of [...browserCalls("yours"), ...serverCalls("mine").slice(0, -2)]) {
+    for (const call of [...browserCalls("yours"), ...serverCalls("mine")]) {
       const response = await send(call, bearer(token));
       expect(response.status).toBe(403);
       expect(await codeOf(response)).toBe("forbidden");
     }
-    expect((await send(["GET", "/config"], bearer(token))).status).toBe(401);
     expect(
       (await send(["POST", "/callback", { requestId: "r", conversationId: "mine" }], bearer(token))).status,
     ).toBe(401);
+  });
+
+  test("writes what the user and the agent said, and nothing else", async () => {
+    const token = await tokenOf("written");
+    const write = (message: object, credential = token) =>
+      send(["POST", `${API}/written/message`, { content: "x", ...message }], bearer(credential));
+    for (const role of ["system", "tool", "assistant"]) {
+      expect(await codeOf(await write({ role }))).toBe("forbidden");
+    }
+    expect(await codeOf(await write({ role: "user", id: "elevenlabs:conv_1:0" }))).toBe("forbidden");
+    const forged = { source: "callback", toolName: "t", toolOutput: 1, status: "completed" };
+    for (const role of ["user", "agent"]) {
+      const { message } = (await (await write({ role, ...forged })).json()) as { message: object };
+      expect(message).toEqual({
+        id: expect.any(String),
+        role,
+        content: "x",
+        source: "page",
+        timestamp: expect.any(String),
+      });
+    }
+    const { message } = (await (await write({ role: "system", ...forged }, API_TOKEN)).json()) as {
+      message: object;
+    };
+    expect(message).toMatchObject({ role: "system", ...forged });
+  });
+
+  test("of a deleted conversation brings nothing back", async () => {
+    const token = await tokenOf("deleted");
+    for (const call of browserCalls("deleted").slice(0, 3)) await send(call, bearer(token));
+    await send(["PUT", "/state/api/deleted", { step: 1 }], bearer(API_TOKEN));
+    expect(await (await send(["DELETE", `${API}/deleted`], bearer(API_TOKEN))).json()).toEqual({
+      success: true,
+      deleted: true,
+    });
+    for (const call of [
+      ["POST", `${API}/deleted/message`, { role: "user", content: "still here" }],
+      ["POST", `${API}/deleted/session`, { transport: "webrtc" }],
+    ] as const) {
+      const response = await send(call, bearer(token));
+      expect([response.status, await codeOf(response)]).toEqual([410, "conversation_deleted"]);
+    }
+    expect((await send(["GET", `${API}/deleted`], bearer(token))).status).toBe(404);
+    expect((await send(["GET", `${API}/deleted/session`], bearer(token))).status).toBe(404);
+    expect((await send(["GET", "/state/api/deleted"], bearer(API_TOKEN))).status).toBe(200);
   });
 
   const now = Math.floor(Date.now() / 1000);
@@ -142,7 +192,7 @@ describe("the conversation token", () => {
     ["expired", jwt(HS256, { ...claims, exp: now - 1 }, TOKEN_SECRET)],
     ["without an expiry", jwt(HS256, { ...claims, exp: undefined }, TOKEN_SECRET)],
     ["of another issuer", jwt(HS256, { ...claims, iss: "elsewhere" }, TOKEN_SECRET)],
-    ["signed with a secret rotated out", jwt(HS256, claims, "token-secret-ancient")],
+    ["signed with a secret rotated out", jwt(HS256, claims, "a-token-secret-that-is-listed-nowhere")],
     ["signed with the API token", jwt(HS256, claims, API_TOKEN)],
     ["that says alg:none", jwt({ alg: "none" }, claims, TOKEN_SECRET).replace(/[^.]*$/, "")],
     ["that says RS256", jwt({ alg: "RS256", typ: "JWT" }, claims, TOKEN_SECRET)],
@@ -156,6 +206,28 @@ describe("the conversation token", () => {
     const response = await send(["GET", `${API}/c1/session`], bearer(token));
     expect(response.status).toBe(401);
     expect(await codeOf(response)).toBe("unauthorized");
+  });
+});
+
+test("deleting everything deletes the state and the memory too", async () => {
+  const server = bearer(API_TOKEN);
+  for (const call of [
+    ["POST", `${API}/all/message`, { role: "user", content: "hi" }],
+    ["PUT", "/state/api/all", { step: 1 }],
+    ["PUT", "/memory/api/all", { domain: "general" }],
+  ] as const) {
+    await send(call, server);
+  }
+  expect((await send(["DELETE", `${API}/all?everything=yes`], server)).status).toBe(400);
+  expect(await (await send(["DELETE", `${API}/all?everything=true`], server)).json()).toEqual({
+    success: true,
+    deleted: true,
+  });
+  for (const path of [`${API}/all`, "/state/api/all", "/memory/api/all"]) {
+    expect((await send(["GET", path], server)).status).toBe(404);
+  }
+  expect(await (await send(["DELETE", `${API}/all?everything=true`], server)).json()).toMatchObject({
+    deleted: false,
   });
 });
 
@@ -197,6 +269,63 @@ describe("a callback", () => {
     for (const path of ["/callback", `${API}/hooks/callback`]) {
       const body = bodyOf();
       expect((await deliver(body, headersOf(body), path)).status).toBe(202);
+    }
+  });
+
+  test("whose id has dots is taken", async () => {
+    for (const id of ["evt.42", "msg.1764000000"]) {
+      const body = bodyOf();
+      expect((await deliver(body, standardHeaders(SIGNING, body, { id }))).status).toBe(202);
+    }
+  });
+
+  test("that is signed must name its conversation itself, wherever it is sent", async () => {
+    for (const sign of [
+      (body: string) => standardHeaders(SIGNING, body),
+      (body: string) => elevenLabsHeaders(SHARED, body),
+    ]) {
+      const body = JSON.stringify({ requestId: "unbound", output: "x" });
+      const response = await deliver(body, sign(body), `${API}/any/callback`);
+      expect(response.status).toBe(400);
+      expect(await response.json()).toMatchObject({
+        code: "invalid_request",
+        errors: [{ path: "conversationId" }],
+      });
+      const elsewhere = bodyOf("another");
+      expect((await deliver(elsewhere, sign(elsewhere), `${API}/any/callback`)).status).toBe(400);
+    }
+    const body = JSON.stringify({ requestId: "unbound", output: "x" });
+    expect((await deliver(body, bearer(SHARED), `${API}/any/callback`)).status).toBe(202);
+  });
+
+  test("that is compressed is unsupported_media_type, whatever its credential", async () => {
+    const body = bodyOf();
+    for (const headers of [bearer(SHARED), standardHeaders(SIGNING, body), elevenLabsHeaders(SHARED, body)]) {
+      const response = await deliver(body, { ...headers, "content-encoding": "gzip" });
+      expect([response.status, response.headers.get("accept-encoding")]).toEqual([415, "identity"]);
+      expect(await response.json()).toMatchObject({
+        code: "unsupported_media_type",
+        detail: expect.stringContaining("Content-Encoding"),
+      });
+    }
+    expect((await deliver(body, { ...bearer(SHARED), "content-encoding": "identity" })).status).toBe(202);
+  });
+
+  test("must be signed where that is required, and then the shared secret opens nothing", async () => {
+    const strict = await startWorker({ ...CLOSED, WEBHOOK_REQUIRE_SIGNATURE: "true" });
+    try {
+      const body = bodyOf();
+      const statusWith = async (own: Record<string, string>) => {
+        const headers = { "content-type": "application/json", ...own };
+        return (await strict.fetch("/callback", { method: "POST", body, headers })).status;
+      };
+      expect(await statusWith(bearer(SHARED))).toBe(401);
+      expect(await statusWith({ "x-el-secret": SHARED })).toBe(401);
+      expect(await statusWith({ "x-webhook-secret": SIGNING })).toBe(401);
+      expect(await statusWith(standardHeaders(SIGNING, body))).toBe(202);
+      expect(await strict.logged("auth.rejected")).toMatchObject({ reason: "signature_required" });
+    } finally {
+      await strict.close();
     }
   });
 
@@ -304,6 +433,50 @@ describe("what is not configured is closed", () => {
     }
   });
 
+  test.each<[string, string, Call, string]>([
+    ["API_TOKEN", "a", ["GET", `${API}/list`], "a"],
+    ["API_TOKEN", "x".repeat(31), ["GET", `${API}/list`], "x".repeat(31)],
+    ["API_TOKEN", SHARED, ["GET", `${API}/list`], SHARED],
+    ["WEBHOOK_SECRET", "x", ["POST", "/callback", { requestId: "r", conversationId: "c1" }], "x"],
+    ["WEBHOOK_SECRET", API_TOKEN, ["POST", "/callback", { requestId: "r", conversationId: "c" }], API_TOKEN],
+    ["SESSION_TOKEN_SECRET", "x", ["POST", `${API}/c1/token`], API_TOKEN],
+  ])(
+    "a %s that is weak opens nothing, and /config/health says so: %s",
+    async (name, value, call, credential) => {
+      const weak = await startWorker({ ...CLOSED, [name]: value });
+      try {
+        const [method, path, body] = call;
+        const init = { method, headers: bearer(credential), ...(body ? { json: body } : {}) };
+        const response = await weak.fetch(path, init);
+        expect(response.status).toBe(503);
+        expect(await response.json()).toMatchObject({
+          code: "misconfigured",
+          detail: expect.stringContaining(name),
+        });
+        const health = await weak.fetch("/config/health", { headers: bearer(OLD_API_TOKEN) });
+        expect(health.status).toBe(503);
+        expect(await health.text()).toContain(name);
+      } finally {
+        await weak.close();
+      }
+    },
+  );
+
+  test("a token forged with a weak secret opens nothing, while a good one beside it does", async () => {
+    const weak = await startWorker({ ...CLOSED, SESSION_TOKEN_SECRET: `${TOKEN_SECRET},x` });
+    const now = Math.floor(Date.now() / 1000);
+    const claims = { iss: "edge-agent-sessions", aud: "conversation", sub: "c1", iat: now, exp: now + 60 };
+    const statusWith = async (secret: string) =>
+      (await weak.fetch(`${API}/c1`, { headers: bearer(jwt({ alg: "HS256", typ: "JWT" }, claims, secret)) }))
+        .status;
+    try {
+      expect(await statusWith("x")).toBe(401);
+      expect(await statusWith(TOKEN_SECRET)).toBe(404);
+    } finally {
+      await weak.close();
+    }
+  });
+
   test("/config/health names what is missing or malformed, and no value", async () => {
     const closed = await startWorker({
       ...CLOSED,
@@ -391,6 +564,20 @@ describe("browsers", () => {
     }
   });
 
+  test("are answered alike by preflight and answer, at /config and /health too", async () => {
+    for (const path of ["/health", "/config", "/config/health"]) {
+      for (const origin of ["https://app.example", "https://evil.example"]) {
+        const allowed = origin === "https://app.example" ? origin : null;
+        const answers = [
+          await preflight(origin, path),
+          await worker.fetch(path, { headers: { origin } }),
+          await worker.fetch(path, { headers: { origin, ...bearer(API_TOKEN) } }),
+        ];
+        for (const { headers } of answers) expect(headers.get("access-control-allow-origin")).toBe(allowed);
+      }
+    }
+  });
+
   test("never keep an answer, and never guess its type", async () => {
     for (const [call, headers] of [
       [["GET", `${API}/list`], bearer(API_TOKEN)],
@@ -402,6 +589,58 @@ describe("browsers", () => {
       expect(response.headers.get("x-content-type-options")).toBe("nosniff");
       expect(response.headers.get("strict-transport-security")).not.toBeNull();
     }
+  });
+});
+
+describe("with authentication off", () => {
+  let open: TestWorker;
+  beforeAll(async () => {
+    open = await startWorker({ ...LOCAL_BINDINGS, ALLOWED_ORIGINS: "https://app.example" });
+  });
+  afterAll(() => open.close());
+
+  /** Sends a request under any name, which `fetch` does not let one do. */
+  function ask(path: string, headers: Record<string, string>, method = "GET"): Promise<number> {
+    const { promise, resolve, reject } = Promise.withResolvers<number>();
+    const { hostname, port } = open.url;
+    const sent = request({ hostname, port, path, method, headers }, (response) => {
+      response.resume();
+      resolve(response.statusCode ?? 0);
+    });
+    sent.on("error", reject).end();
+    return promise;
+  }
+
+  test.each(["127.0.0.1", "127.0.0.1:8787", "localhost", "localhost:1", "[::1]", "[::1]:8787"])(
+    "this machine is answered under its own name %s",
+    async (host) => {
+      expect(await ask(`${API}/list`, { host })).toBe(200);
+      expect(await ask(`${API}/list`, { host, origin: `http://${host}` })).toBe(200);
+    },
+  );
+
+  test.each<[string, Record<string, string>]>([
+    ["a name that was pointed here", { host: "rebound.example" }],
+    ["such a name with our port", { host: "rebound.example:8787" }],
+    ["a name that begins like ours", { host: "localhost.evil.example" }],
+    ["a name that ends like ours", { host: "evil.localhost" }],
+    ["the address of another machine", { host: "192.168.0.1" }],
+    ["a page elsewhere", { host: "127.0.0.1", origin: "https://evil.example" }],
+    ["a page that CORS would allow", { host: "127.0.0.1", origin: "https://app.example" }],
+    ["a page without an origin of its own", { host: "127.0.0.1", origin: "null" }],
+    ["a page that begins like ours", { host: "127.0.0.1", origin: "http://127.0.0.1.evil.example" }],
+  ])("%s is misdirected_request everywhere", async (_name, headers) => {
+    for (const path of ["/health", "/config", `${API}/list`, `${API}/c1`, "/nothing"]) {
+      expect(await ask(path, headers)).toBe(421);
+    }
+    expect(await ask(`${API}/c1/session`, headers, "POST")).toBe(421);
+    expect(await ask(`${API}/c1/session`, headers, "OPTIONS")).toBe(421);
+  });
+
+  test("/config/health says so", async () => {
+    const response = await open.fetch("/config/health");
+    expect(response.status).toBe(503);
+    expect(await response.json()).toMatchObject({ problems: [{ variable: "REQUIRE_AUTH" }] });
   });
 });
 
@@ -431,6 +670,120 @@ describe("limits", () => {
       expect((await limited.fetch(`${API}/busy/session`)).status).toBe(200);
     } finally {
       await limited.close();
+    }
+  });
+
+  const limiter = (limit: number, namespace_id: string) =>
+    ({ namespace_id, simple: { limit, period: 60 } }) as const;
+
+  test.each<[string, Call]>([
+    ["messages", ["POST", `${API}/c1/message`, { role: "user", content: "x" }]],
+    ["health", ["GET", "/health"]],
+    ["histories", ["GET", `${API}/c1`]],
+    ["sessions", ["GET", `${API}/c1/session`]],
+    ["results", ["GET", `${API}/c1/results`]],
+    ["lists", ["GET", `${API}/list`]],
+    ["states", ["GET", "/state/api/c1"]],
+    ["memories", ["PUT", "/memory/api/c1", { domain: "general" }]],
+    ["configurations", ["GET", "/config"]],
+  ])("are on every route, of %s too", async (_name, [method, path, body]) => {
+    const limited = await startWorker(LOCAL_BINDINGS, {
+      rateLimits: { CLIENT_RATE_LIMIT: limiter(2, "1") },
+    });
+    const ask = async (address: string) => {
+      const headers = { "cf-connecting-ip": address };
+      return (await limited.fetch(path, { method, headers, ...(body ? { json: body } : {}) })).status;
+    };
+    try {
+      for (let i = 0; i < 2; i++) expect(await ask("192.0.2.1")).not.toBe(429);
+      expect(await ask("192.0.2.1")).toBe(429);
+      expect(await ask("192.0.2.2")).not.toBe(429);
+    } finally {
+      await limited.close();
+    }
+  });
+
+  test("count the messages and the reads of one conversation", async () => {
+    const limited = await startWorker(LOCAL_BINDINGS, {
+      rateLimits: { CONVERSATION_RATE_LIMIT: limiter(2, "1") },
+    });
+    const calls: Call[] = [
+      ["POST", `${API}/c1/message`, { role: "user", content: "x" }],
+      ["GET", `${API}/c1`],
+    ];
+    try {
+      for (const [method, path, body] of calls) {
+        const statuses: number[] = [];
+        for (let i = 0; i < 3; i++) {
+          statuses.push((await limited.fetch(path, { method, ...(body ? { json: body } : {}) })).status);
+        }
+        expect(statuses.map((status) => status === 429)).toEqual([false, false, true]);
+      }
+    } finally {
+      await limited.close();
+    }
+  });
+
+  test("count refused credentials, and log no more of them than they let through", async () => {
+    const limited = await startWorker(CLOSED, { rateLimits: { FAILED_LOGIN_RATE_LIMIT: limiter(3, "1") } });
+    const list = async (token: string) =>
+      (await limited.fetch(`${API}/list`, { headers: bearer(token) })).status;
+    try {
+      const guesses: number[] = [];
+      for (let i = 0; i < 5; i++) guesses.push(await list(`guess-${i}`));
+      expect(guesses).toEqual([401, 401, 401, 429, 429]);
+      expect(limited.logs().filter(({ event }) => event === "auth.rejected")).toHaveLength(3);
+      expect((await limited.fetch("/callback", { json: {} })).status).toBe(429);
+      expect(await list(API_TOKEN)).toBe(200);
+    } finally {
+      await limited.close();
+    }
+  });
+
+  test("take an IPv6 client for its /64, and an IPv4 client in IPv6 clothes for itself", async () => {
+    const limited = await startWorker(LOCAL_BINDINGS, {
+      rateLimits: { CLIENT_RATE_LIMIT: limiter(1, "1") },
+    });
+    const ask = async (address: string) =>
+      (await limited.fetch(`${API}/list`, { headers: { "cf-connecting-ip": address } })).status;
+    try {
+      expect(await ask("2001:db8:1:2::1")).toBe(200);
+      expect(await ask("2001:db8:1:2:ffff:ffff:ffff:ffff")).toBe(429);
+      expect(await ask("2001:0db8:0001:0002::2")).toBe(429);
+      expect(await ask("2001:db8:1:3::1")).toBe(200);
+      expect(await ask("::ffff:192.0.2.1")).toBe(200);
+      expect(await ask("::ffff:192.0.2.2")).toBe(200);
+    } finally {
+      await limited.close();
+    }
+  });
+
+  test("let /health ask the storage once in five seconds, however many ask", async () => {
+    let asked = 0;
+    const database = createServer((_request, response) => {
+      asked += 1;
+      response.end(JSON.stringify({ result: "PONG" }));
+    });
+    await new Promise<void>((resolve) => database.listen(0, "127.0.0.1", resolve));
+    const { port } = database.address() as AddressInfo;
+    const asking = await startWorker({
+      ...LOCAL_BINDINGS,
+      STORAGE: "upstash",
+      UPSTASH_REDIS_REST_URL: `http://127.0.0.1:${port}`,
+      UPSTASH_REDIS_REST_TOKEN: "t",
+    });
+    try {
+      const ask = () => Promise.all(Array.from({ length: 20 }, () => asking.fetch("/health")));
+      for (let i = 0; i < 3; i++) {
+        for (const response of await ask()) expect(response.status).toBe(200);
+      }
+      expect(asked).toBe(1);
+      await new Promise((resolve) => setTimeout(resolve, 5_000));
+      await ask();
+      expect(asked).toBe(2);
+    } finally {
+      await asking.close();
+      database.close();
     }
   });
 });

@@ -1,5 +1,6 @@
 /** The monitor channel, against a Worker that stands for ElevenLabs: whatever the product dials reaches it. */
-import { afterEach, expect, test } from "vitest";
+import { afterEach, describe, expect, test } from "vitest";
+import { API_TOKEN, CLOSED_DOORS, SHARED_SECRET } from "../support/secrets.ts";
 import { LOCAL_BINDINGS, OUTBOUND, startWorker, type TestWorker } from "../support/worker.ts";
 
 /** Records every dial and frame; greets like a monitoring socket unless the API key is wrong. */
@@ -21,18 +22,41 @@ export default {
   },
 };`;
 
+const API = "/agent-conversations/api";
+const SESSION_URL = "wss://api.elevenlabs.io/v1/convai/conversation?agent_id=a&conversation_signature=s";
+
 let worker: TestWorker;
 afterEach(() => worker.close());
 
-async function start(apiKey: string): Promise<void> {
-  const bindings = { ...LOCAL_BINDINGS, ELEVENLABS_MONITOR: "true", ELEVENLABS_API_KEY: apiKey };
+async function start(own: Record<string, string> = {}): Promise<void> {
+  const bindings = {
+    ...LOCAL_BINDINGS,
+    ...CLOSED_DOORS,
+    ELEVENLABS_MONITOR: "all",
+    ELEVENLABS_API_KEY: "el-key",
+    ...own,
+  };
   worker = await startWorker(bindings, { outbound: FAKE_ELEVENLABS });
 }
 
-async function deliver(registration: object): Promise<unknown> {
-  await worker.fetch("/agent-conversations/api/c1/session", { json: registration });
-  const callback = { requestId: "r1", conversationId: "c1", output: "done" };
-  return (await worker.fetch("/callback", { json: callback })).json();
+const bearer = (token: string) => ({ authorization: `Bearer ${token}` });
+
+/** The token of conversation c1, with or without the word of its server. */
+async function pageToken(agentSessionId?: string): Promise<string> {
+  const json = agentSessionId === undefined ? {} : { agentSessionId };
+  const response = await worker.fetch(`${API}/c1/token`, { json, headers: bearer(API_TOKEN) });
+  return ((await response.json()) as { token: string }).token;
+}
+
+/** Registers a session with a credential, and sends a result for it. */
+async function deliver(credential: string, registration: object): Promise<unknown> {
+  const registered = await worker.fetch(`${API}/c1/session`, {
+    json: { sessionUrl: SESSION_URL, ...registration },
+    headers: bearer(credential),
+  });
+  expect(registered.status).toBe(200);
+  const callback = { requestId: crypto.randomUUID(), conversationId: "c1", output: "done" };
+  return (await worker.fetch("/callback", { json: callback, headers: bearer(SHARED_SECRET) })).json();
 }
 
 async function seen(): Promise<unknown> {
@@ -40,39 +64,104 @@ async function seen(): Promise<unknown> {
   return (await elevenlabs.fetch("http://elevenlabs/seen")).json();
 }
 
-const SESSION_URL = "wss://api.elevenlabs.io/v1/convai/conversation?agent_id=a&conversation_signature=s";
+const DELIVERED = { received: true, delivered: true, status: "delivered", channel: "monitor" };
 
-test("adds the result to the running conversation as context", async () => {
-  await start("el-key");
-  const outcome = await deliver({ sessionUrl: SESSION_URL, agentSessionId: "conv_abc" });
-  expect(outcome).toEqual({ received: true, delivered: true, status: "delivered", channel: "monitor" });
-  expect(await seen()).toEqual([
-    { url: "https://api.elevenlabs.io/v1/convai/conversations/conv_abc/monitor", key: "el-key" },
-    {
-      frame: {
-        command_type: "contextual_update",
-        parameters: { contextual_update: expect.stringContaining("done") },
-      },
-    },
-  ]);
+describe("a conversation that a server vouches for", () => {
+  test("is told the result as context, where a page's token names it", async () => {
+    await start();
+    for (const registration of [{ agentSessionId: "conv_abc" }, {}]) {
+      expect(await deliver(await pageToken("conv_abc"), registration)).toEqual(DELIVERED);
+    }
+    const monitor = {
+      url: "https://api.elevenlabs.io/v1/convai/conversations/conv_abc/monitor",
+      key: "el-key",
+    };
+    const frame = {
+      command_type: "contextual_update",
+      parameters: { contextual_update: expect.stringContaining("done") },
+    };
+    expect(await seen()).toEqual([monitor, { frame }, monitor, { frame }]);
+  });
+
+  test("is told the result where a server registers it", async () => {
+    await start();
+    expect(await deliver(API_TOKEN, { agentSessionId: "conv_abc" })).toEqual(DELIVERED);
+  });
+
+  test("is told silent results only, unless it is to be told all", async () => {
+    await start({ ELEVENLABS_MONITOR: "true" });
+    expect(await deliver(API_TOKEN, { agentSessionId: "conv_abc" })).toMatchObject({
+      reason: "no_push_channel",
+    });
+    const silent = { requestId: "silent", conversationId: "c1", output: "done", delivery: "silent" };
+    const response = await worker.fetch("/callback", { json: silent, headers: bearer(SHARED_SECRET) });
+    expect(await response.json()).toEqual(DELIVERED);
+  });
+
+  test("keeps the result where the key is refused", async () => {
+    await start({ ELEVENLABS_API_KEY: "wrong-key" });
+    const outcome = await deliver(API_TOKEN, { agentSessionId: "conv_abc" });
+    expect(outcome).toMatchObject({ status: "queued", reason: "push_failed" });
+  });
 });
 
-test("finds the conversation's id in the URL where the page did not tell it", async () => {
-  await start("el-key");
-  await deliver({ sessionUrl: `${SESSION_URL}&conversation_id=conv_xyz` });
-  expect(await seen()).toContainEqual(
-    expect.objectContaining({ url: expect.stringContaining("/conversations/conv_xyz/monitor") }),
-  );
+describe("what a page says without proof opens no monitor", () => {
+  const signed = `${SESSION_URL}&conversation_id=conv_victim`;
+  test.each<[string, string | undefined, object]>([
+    ["in the body", undefined, { agentSessionId: "conv_victim" }],
+    ["in the URL", undefined, { sessionUrl: signed }],
+    ["in both", undefined, { sessionUrl: signed, agentSessionId: "conv_victim" }],
+    ["as the proof itself", undefined, { provenAgentSessionId: "conv_victim" }],
+    [
+      "as the proof itself, beside a payload",
+      undefined,
+      { provenAgentSessionId: "conv_victim", sessionPayload: {} },
+    ],
+    ["in the body, against its token", "conv_own", { agentSessionId: "conv_victim" }],
+    ["in the URL, against its token", "conv_own", { sessionUrl: signed }],
+  ])("%s", async (_where, vouched, registration) => {
+    await start();
+    expect(await deliver(await pageToken(vouched), registration)).toMatchObject({
+      status: "queued",
+      reason: "no_push_channel",
+    });
+    expect(await seen()).toEqual([]);
+  });
+
+  test("when it renews its registration", async () => {
+    await start();
+    const token = await pageToken("conv_own");
+    await deliver(token, {});
+    const session = await worker.fetch(`${API}/c1/session`, { headers: bearer(token) });
+    const { registrationId } = (await session.json()) as { registrationId: string };
+    const json = { registrationId, agentSessionId: "conv_victim" };
+    expect((await worker.fetch(`${API}/c1/session`, { json, headers: bearer(token) })).status).toBe(200);
+    const callback = { requestId: "after", conversationId: "c1", output: "done" };
+    const response = await worker.fetch("/callback", { json: callback, headers: bearer(SHARED_SECRET) });
+    expect(await response.json()).toMatchObject({ reason: "no_push_channel" });
+    expect(JSON.stringify(await seen())).not.toContain("conv_victim");
+  });
 });
 
-test("without any id of the conversation dials nothing", async () => {
-  await start("el-key");
-  expect(await deliver({ sessionUrl: SESSION_URL })).toMatchObject({ reason: "no_push_channel" });
+test("the key goes to no host that only a pattern allows", async () => {
+  await start({ PUSH_ALLOWED_HOSTS: "*.elevenlabs.io" });
+  for (const host of ["evil.elevenlabs.io", "api.elevenlabs.io.elevenlabs.io"]) {
+    const sessionUrl = SESSION_URL.replace("api.elevenlabs.io", host);
+    expect(await deliver(API_TOKEN, { sessionUrl, agentSessionId: "conv_abc" })).toMatchObject({
+      reason: "no_push_channel",
+    });
+  }
   expect(await seen()).toEqual([]);
+  expect(await deliver(API_TOKEN, { agentSessionId: "conv_abc" })).toEqual(DELIVERED);
 });
 
-test("a refused key keeps the result", async () => {
-  await start("wrong-key");
-  const outcome = await deliver({ sessionUrl: SESSION_URL, agentSessionId: "conv_abc" });
-  expect(outcome).toMatchObject({ status: "queued", reason: "push_failed" });
-});
+test.each(["a b", "../x", "", "x".repeat(129)])(
+  "%j is no agent conversation that a token can name",
+  async (id) => {
+    await start();
+    for (const path of [`${API}/new`, `${API}/c1/token`]) {
+      const json = { agentSessionId: id };
+      expect((await worker.fetch(path, { json, headers: bearer(API_TOKEN) })).status).toBe(400);
+    }
+  },
+);

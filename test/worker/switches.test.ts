@@ -83,17 +83,20 @@ describe("health", () => {
     });
   });
 
-  test("is 503 when nothing can be stored", async () => {
+  test("is degraded when Redis is out of reach, where nothing is known and nothing is made up", async () => {
     const unreachable = {
       ...LOCAL_BINDINGS,
       STORAGE: "upstash",
       UPSTASH_REDIS_REST_URL: "http://127.0.0.1:9",
       UPSTASH_REDIS_REST_TOKEN: "t0ken",
     };
-    worker = await startWorker(unreachable, { standby: false });
+    worker = await startWorker(unreachable);
     const response = await worker.fetch("/health");
-    expect(response.status).toBe(503);
-    expect(await response.json()).toMatchObject({ storage: { connected: false, lastError: "network" } });
+    expect(response.status).toBe(200);
+    expect(await response.json()).toMatchObject({
+      status: "degraded",
+      storage: { connected: false, usingFallback: true, lastError: "network" },
+    });
     expect((await worker.fetch(`${API}/c1/session`)).status).toBe(503);
     expect(worker.lines.join("\n")).not.toContain("t0ken");
   });
