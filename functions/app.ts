@@ -1,5 +1,6 @@
 /** The Hono app: middleware in order, routes, and errors to problem+json. */
 
+import type { MiddlewareHandler } from "hono";
 import { cors } from "hono/cors";
 import { requestId } from "hono/request-id";
 import { secureHeaders } from "hono/secure-headers";
@@ -25,6 +26,22 @@ const BROWSER_HEADERS = {
   maxAge: 3600,
 };
 
+const forOrigin = cors({ origin: allowedOrigin, ...BROWSER_HEADERS });
+
+/** Who sends no Origin is no page, and needs no CORS headers; nor does a cache, since nothing is stored. */
+const answerOrigin: MiddlewareHandler<AppEnv> = (c, next) =>
+  c.req.header("origin") === undefined ? next() : forOrigin(c, next);
+
+/** Of the security headers, those that mean something for an answer that is no page. */
+const FOR_JSON = {
+  crossOriginOpenerPolicy: false,
+  originAgentCluster: false,
+  xDnsPrefetchControl: false,
+  xDownloadOptions: false,
+  xPermittedCrossDomainPolicies: false,
+  xXssProtection: false,
+} as const;
+
 const api = new Hono<AppEnv>()
   .post("/:id/callback", requireWebhookCredential, handleCallback)
   .route("/", results)
@@ -35,9 +52,9 @@ export const app = new Hono<AppEnv>();
 
 app.use(requestId());
 app.use(logRequest);
-app.use(secureHeaders(), neverStored);
+app.use(secureHeaders(FOR_JSON), neverStored);
 app.use(requireOwnMachine);
-app.use(cors({ origin: allowedOrigin, ...BROWSER_HEADERS }));
+app.use(answerOrigin);
 app.use(limitClient);
 app.get("/health", handleHealth);
 app.get("/config", requireOperator, handleConfig);

@@ -45,68 +45,70 @@ export function createCurrentSession(
   lifetimeMs: number,
 ) {
   const sql = tablesOf(database, "session", SCHEMA);
+  /** What the table holds; nobody else writes it. */
+  let held = read();
 
-  function write(
-    registrationId: string | null,
-    record: SessionRecord | null,
-    since: number,
-    diesAt: number,
-    unsaved: Unsaved | null,
-  ) {
-    const text = record === null ? null : codec.stringify(record);
+  function read(): SessionCopy | null {
+    const [row] = sql.rows<Row>("SELECT * FROM session");
+    if (row === undefined) return null;
+    const record = row.record === null ? null : codec.parse(row.record);
+    const { registration_id: registrationId, since, dies_at: diesAt, unsaved } = row;
+    return { registrationId, record, since, diesAt, unsaved };
+  }
+
+  function write(copy: SessionCopy): void {
+    const { registrationId, record, since, diesAt, unsaved } = copy;
     sql.rows(
       "INSERT OR REPLACE INTO session VALUES (1, ?, ?, ?, ?, ?)",
       registrationId,
-      text,
+      record === null ? null : codec.stringify(record),
       since,
       diesAt,
       unsaved,
     );
+    held = copy;
+  }
+
+  function clear(): void {
+    if (held !== null) sql.rows("DELETE FROM session");
+    held = null;
   }
 
   const current = {
     exists: sql.exist,
-    forgetTables: sql.forget,
+    forgetTables(): void {
+      sql.forget();
+      held = null;
+    },
 
     /** The copy as it stands at `now`, an ended one included; null where there is none or its time is over. */
-    copy(now: number): SessionCopy | null {
-      const [row] = sql.rows<Row>("SELECT * FROM session WHERE dies_at > ?", now);
-      if (row === undefined) return null;
-      const record = row.record === null ? null : codec.parse(row.record);
-      const { registration_id: registrationId, since, dies_at: diesAt, unsaved } = row;
-      return { registrationId, record, since, diesAt, unsaved };
-    },
+    copy: (now: number): SessionCopy | null => (held !== null && now < held.diesAt ? held : null),
 
     /** Takes a registration over. */
     set(record: SessionRecord, now: number, unsaved: Unsaved | null): void {
-      write(record.registrationId, record, now, sessionDeadline(record) ?? now + lifetimeMs, unsaved);
+      const diesAt = sessionDeadline(record) ?? now + lifetimeMs;
+      write({ registrationId: record.registrationId, record, since: now, diesAt, unsaved });
     },
 
     /** Voids a registration, or whichever there is. */
     end(registrationId: string | null, now: number, unsaved: Unsaved | null): void {
-      write(registrationId, null, now, now + lifetimeMs, unsaved);
+      write({ registrationId, record: null, since: now, diesAt: now + lifetimeMs, unsaved });
     },
 
     /** Redis has been told of this copy, unless another has taken its place meanwhile. */
     saved({ registrationId, since }: Pick<SessionCopy, "registrationId" | "since">): void {
-      sql.rows(
-        "UPDATE session SET unsaved = NULL WHERE registration_id IS ? AND since = ?",
-        registrationId,
-        since,
-      );
+      const isIt = held?.registrationId === registrationId && held.since === since;
+      if (held !== null && isIt && held.unsaved !== null) write({ ...held, unsaved: null });
     },
 
     /** Deletes a copy whose time is over, for good. */
     tidy(now: number): void {
-      sql.rows("DELETE FROM session WHERE dies_at <= ?", now);
+      if (held !== null && held.diesAt <= now) clear();
     },
 
-    clear(): void {
-      sql.rows("DELETE FROM session");
-    },
+    clear,
 
-    diesAt: (): number | null =>
-      sql.rows<{ dies_at: number }>("SELECT dies_at FROM session")[0]?.dies_at ?? null,
+    diesAt: (): number | null => held?.diesAt ?? null,
 
     /** The session that counts at `now`, given what Redis has; a record of Redis that was news is taken over. */
     choose(inRedis: SessionRecord | null, now: number): SessionRecord | null {

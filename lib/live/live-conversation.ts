@@ -203,7 +203,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   }
 
   #wake(): void {
-    if (this.#isEnabled && this.#results.exist()) this.#delivery.wake();
+    if (this.#isEnabled && this.#results.hasOpen()) this.#delivery.wake();
   }
 
   async #answer<T>(work: () => T | Promise<T>): Promise<Answer<T>> {
@@ -219,7 +219,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     const dues = [this.#results.nextDue(isLive, this.#isEnabled), this.#records.nextDue()].filter(
       (at) => at !== null,
     );
-    const hasResults = this.#results.exist() && this.#results.list({ limit: 1 }).length > 0;
+    const hasResults = !this.#results.isEmpty();
     if (!isKnowing && !hasResults && dues.length === 0) return this.#deleteEverything();
     // However often something cannot be done, it is not tried more than once in a while.
     const due = Math.max(Math.min(...dues), now() + SHORTEST_PAUSE_MS);

@@ -90,6 +90,9 @@ export function createRecords(options: RecordsOptions) {
   let book: Book =
     row === undefined ? NEW_BOOK : { ...NEW_BOOK, ...(JSON.parse(row.content) as Partial<Book>) };
   let written = row?.content ?? JSON.stringify(NEW_BOOK);
+  let isBookWritten = row !== undefined;
+  /** False where the outbox is certainly empty. */
+  let mayHoldMessages = true;
   /** Messages that Redis may have, because a request that held them got no answer, or an earlier life sent them. */
   const perhapsSent = new Set([
     ...results.notInHistory(-1).map(messageIdOf),
@@ -104,6 +107,7 @@ export function createRecords(options: RecordsOptions) {
     if (text === written) return;
     written = text;
     sql.rows("INSERT OR REPLACE INTO book VALUES (1, ?)", text);
+    isBookWritten = true;
   }
 
   /** Begins a new book. The old one is over: nothing that was known holds any more. */
@@ -111,10 +115,17 @@ export function createRecords(options: RecordsOptions) {
     book = NEW_BOOK;
     written = JSON.stringify(NEW_BOOK);
     sql.rows("DELETE FROM book");
+    isBookWritten = false;
   }
 
   function outbox(limit: number): { id: string; text: string }[] {
-    return sql.rows("SELECT id, text FROM outbox ORDER BY seq LIMIT ?", limit);
+    if (!mayHoldMessages) return [];
+    const held = sql.rows<{ id: string; text: string }>(
+      "SELECT id, text FROM outbox ORDER BY seq LIMIT ?",
+      limit,
+    );
+    mayHoldMessages = held.length > 0;
+    return held;
   }
 
   /** Throws ConversationDeletedError. */
@@ -436,6 +447,7 @@ export function createRecords(options: RecordsOptions) {
     append: (message: Message): Promise<void> =>
       inTurn(async () => {
         requireStanding();
+        mayHoldMessages = true;
         sql.rows("INSERT OR IGNORE INTO outbox (id, text) VALUES (?, ?)", message.id, messageText(message));
         // The caller's own request may have been done, and its answer lost.
         perhapsSent.add(message.id);
@@ -528,7 +540,7 @@ export function createRecords(options: RecordsOptions) {
       current.tidy(now());
       const endsAt = bookEndsAt();
       if (endsAt !== null && endsAt <= now() && book.renewDueAt === null) beginAnew();
-      return sql.rows("SELECT 1 FROM book").length > 0 || current.diesAt() !== null || outbox(1).length > 0;
+      return isBookWritten || current.diesAt() !== null || outbox(1).length > 0;
     },
 
     exist: () => sql.exist() || current.exists(),
@@ -538,6 +550,8 @@ export function createRecords(options: RecordsOptions) {
       current.forgetTables();
       book = NEW_BOOK;
       written = JSON.stringify(NEW_BOOK);
+      isBookWritten = false;
+      mayHoldMessages = false;
     },
   };
 

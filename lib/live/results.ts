@@ -105,7 +105,7 @@ type Row = {
 
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS results (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    seq INTEGER PRIMARY KEY,
     request_id TEXT NOT NULL UNIQUE,
     text TEXT,
     delivery TEXT NOT NULL,
@@ -128,6 +128,30 @@ const SCHEMA = `
   CREATE INDEX IF NOT EXISTS results_settled ON results (settled_at) WHERE settled_at IS NOT NULL;
   CREATE INDEX IF NOT EXISTS results_not_in_history ON results (seq) WHERE in_history = 0;`;
 
+/** What is known of the whole table. Times in ms, null where there is no such row. */
+type Overview = {
+  /** 1 where there are any rows at all, any that may be said, any that the history lacks. */
+  rows: number;
+  open: number;
+  notInHistory: number;
+  /** When the first row is forgotten, expires by its own wish, or with its conversation. */
+  forgottenAt: number | null;
+  lateAt: number | null;
+  overAt: number | null;
+  abandonedAt: number | null;
+  retryAt: number | null;
+};
+const NOTHING: Overview = {
+  rows: 0,
+  open: 0,
+  notInHistory: 0,
+  forgottenAt: null,
+  lateAt: null,
+  overAt: null,
+  abandonedAt: null,
+  retryAt: null,
+};
+
 /** Rows that may still be said. */
 const OPEN = "settled_at IS NULL AND status IN ('waiting', 'unconfirmed')";
 
@@ -140,8 +164,33 @@ export type ResultsOptions = {
 };
 
 export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
-  const sql = tablesOf(database, "results", SCHEMA);
+  const tables = tablesOf(database, "results", SCHEMA);
+  const sql: Sql = {
+    ...tables,
+    rows<T extends Record<string, SqlValue>>(statement: string, ...bindings: SqlValue[]): T[] {
+      if (!statement.startsWith("SELECT")) known = null;
+      return tables.rows<T>(statement, ...bindings);
+    },
+  };
+  /** What was found out of the whole table, until it changes. */
+  let known: Overview | null = null;
   const waitsMs = ttlSeconds === null ? null : ttlSeconds * 1000;
+
+  function overview(): Overview {
+    if (known !== null) return known;
+    const [found] = sql.rows<Overview>(
+      `SELECT EXISTS (SELECT 1 FROM results) AS rows,
+         EXISTS (SELECT 1 FROM results WHERE ${OPEN}) AS open,
+         EXISTS (SELECT 1 FROM results WHERE in_history = 0 AND text IS NOT NULL) AS notInHistory,
+         (SELECT min(settled_at) + ${SETTLED_MS} FROM results WHERE settled_at IS NOT NULL) AS forgottenAt,
+         (SELECT min(deliver_by) FROM results WHERE ${OPEN}) AS lateAt,
+         (SELECT min(received_at) + ${waitsMs ?? "NULL"} FROM results WHERE ${OPEN}) AS overAt,
+         (SELECT min(received_at) + ${ABANDONED_MS} FROM results WHERE ${OPEN} AND reason IS NULL) AS abandonedAt,
+         (SELECT min(retry_at) FROM results WHERE ${OPEN}) AS retryAt`,
+    );
+    known = found ?? NOTHING;
+    return known;
+  }
 
   function rows(condition: string, ...bindings: SqlValue[]): Row[] {
     return sql.rows<Row>(`SELECT * FROM results WHERE ${condition}`, ...bindings);
@@ -182,8 +231,15 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
   }
 
   const results = {
-    exist: sql.exist,
-    forgetTables: sql.forget,
+    exist: tables.exist,
+    forgetTables(): void {
+      tables.forget();
+      known = null;
+    },
+
+    isEmpty: () => overview().rows === 0,
+    /** Whether anything may still be said. */
+    hasOpen: () => overview().open === 1,
 
     get(requestId: string): ResultRow | null {
       const row = find(requestId);
@@ -230,6 +286,8 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
 
     /** Settles what must not be said any more, and forgets what was settled long ago. Returns the ids of the former. */
     expire(now: number): string[] {
+      const { forgottenAt, lateAt, overAt } = overview();
+      if (![forgottenAt, lateAt, overAt].some((at) => at !== null && at <= now)) return [];
       return sql.transaction(() => {
         const expired = settle(
           "expired",
@@ -396,7 +454,9 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
 
     /** Results that the history does not have for certain, oldest first. */
     notInHistory: (limit: number): ResultRow[] =>
-      rows("in_history = 0 AND text IS NOT NULL ORDER BY seq LIMIT ?", limit).map(read),
+      overview().notInHistory === 0
+        ? []
+        : rows("in_history = 0 AND text IS NOT NULL ORDER BY seq LIMIT ?", limit).map(read),
 
     markInHistory(requestIds: readonly string[]): void {
       sql.transaction(() => {
@@ -428,15 +488,15 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
      * `mayPush`: whether anybody may be.
      */
     nextDue(isLive: boolean, mayPush = true): number | null {
-      const [next] = sql.rows<{ due: number | null }>(
-        `SELECT min(due) AS due FROM (
-           SELECT min(settled_at) + ${SETTLED_MS} AS due FROM results WHERE settled_at IS NOT NULL
-           UNION ALL SELECT min(deliver_by) FROM results WHERE ${OPEN}
-           UNION ALL SELECT min(received_at) + ${waitsMs ?? "NULL"} FROM results WHERE ${OPEN}
-           UNION ALL SELECT min(received_at) + ${ABANDONED_MS} FROM results WHERE ${OPEN} AND reason IS NULL AND ${mayPush ? 1 : 0}
-           UNION ALL SELECT min(retry_at) FROM results WHERE ${OPEN} AND ${isLive && mayPush ? 1 : 0})`,
-      );
-      return next?.due ?? null;
+      const { forgottenAt, lateAt, overAt, abandonedAt, retryAt } = overview();
+      const dues = [
+        forgottenAt,
+        lateAt,
+        overAt,
+        mayPush ? abandonedAt : null,
+        isLive && mayPush ? retryAt : null,
+      ].filter((at) => at !== null);
+      return dues.length === 0 ? null : Math.min(...dues);
     },
   };
   return results;
