@@ -1,0 +1,76 @@
+/** The two Workers that are compared: ours as it is deployed, and the bare handler, with the same configuration. */
+import { spawnSync } from "node:child_process";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { stripTypeScriptTypes } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { startWorkerd, type Workerd } from "./workerd.ts";
+
+const ROOT = join(import.meta.dirname, "..");
+
+export type Script = {
+  name: "bare" | "ours";
+  source: string;
+  /** The classes of its objects by the names of their bindings. */
+  objects: Record<string, string>;
+};
+
+export type Gateway = { url: string; token: string };
+
+export async function bareScript(): Promise<Script> {
+  return {
+    name: "bare",
+    source: await withoutTypes("bare-worker.ts"),
+    objects: { LIVE_CONVERSATIONS: "LiveConversation" },
+  };
+}
+
+/** Built by wrangler, as for a deployment. */
+export async function ourScript(): Promise<Script> {
+  const directory = await mkdtemp(join(tmpdir(), "bundle-"));
+  try {
+    const wrangler = join(ROOT, "node_modules/.bin/wrangler");
+    const build = spawnSync(wrangler, ["deploy", "--dry-run", "--outdir", directory], {
+      cwd: ROOT,
+      encoding: "utf8",
+      env: { ...process.env, WRANGLER_SEND_METRICS: "false", CI: "true" },
+    });
+    if (build.status !== 0) throw new Error(`The Worker does not build:\n${build.stdout}\n${build.stderr}`);
+    return {
+      name: "ours",
+      source: await readFile(join(directory, "index.js"), "utf8"),
+      objects: { LIVE_CONVERSATIONS: "LiveConversation", STORAGE_OBJECTS: "StorageObject" },
+    };
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+/** `isRecorded`: with `recording-worker.ts` in front of it. */
+export async function startScript(
+  { source, objects }: Script,
+  { url, token }: Gateway,
+  { isRecorded }: { isRecorded: boolean },
+): Promise<Workerd> {
+  const wrangler = await readFile(join(ROOT, "wrangler.toml"), "utf8");
+  return startWorkerd({
+    modules: {
+      ...(isRecorded ? { "recording-worker.js": await withoutTypes("recording-worker.ts") } : {}),
+      "index.js": source,
+    },
+    objects,
+    compatibilityDate: /^compatibility_date = "(.*)"$/m.exec(wrangler)?.[1] ?? "",
+    bindings: {
+      STORAGE: "upstash",
+      UPSTASH_REDIS_REST_URL: url,
+      UPSTASH_REDIS_REST_TOKEN: token,
+      ELEVENLABS_AGENT_ENABLED: "true",
+      REQUIRE_AUTH: "false",
+      PUSH_ALLOWED_HOSTS: "localhost,127.0.0.1",
+    },
+  });
+}
+
+async function withoutTypes(file: string): Promise<string> {
+  return stripTypeScriptTypes(await readFile(join(import.meta.dirname, file), "utf8"));
+}
