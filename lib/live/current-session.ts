@@ -1,7 +1,7 @@
 /**
  * The object's copy of the current registration, and when it counts. Redis is the authority for the session; but
  * a replica may lag behind a registration that has just come here, and Redis may be down. So for 10 s the copy
- * wins over an absent or older record, and while Redis does not answer it is all there is. `ended` voids it, and
+ * wins over an absent record, and always over an older one; while Redis does not answer it is all there is. `ended` voids it, and
  * it dies with the same 600 s as the record, because it holds what opens the session.
  */
 import { isLive, type SessionRecord, sessionDeadline } from "../session-store.ts";
@@ -116,7 +116,7 @@ export function createCurrentSession(
       if (copy !== null && hasEnded(inRedis, copy)) return null;
       const live = copy?.record != null && isLive(copy.record, now) ? copy.record : null;
       const outlasts = copy !== null && (copy.unsaved !== null || now - copy.since < REPLICA_LAG_MS);
-      if (live !== null && outlasts && (inRedis === null || isOlder(inRedis, live))) return live;
+      if (live !== null && (inRedis === null ? outlasts : isOlder(inRedis, live))) return live;
       if (inRedis === null || !isLive(inRedis, now)) return null;
       const isKnown = live?.registrationId === inRedis.registrationId && live.renewedAt === inRedis.renewedAt;
       if (!isKnown) current.set(inRedis, now - REPLICA_LAG_MS, null);

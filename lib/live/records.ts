@@ -23,6 +23,8 @@ import type { Results } from "./results.ts";
 const RENEW_EVERY_MS = 60_000;
 /** A registration that is younger than this, in ms, need not be looked for in Redis. */
 const FRESH_MS = 1_000;
+/** By then a request that timed out has been carried out or never will be, in ms. */
+const LATE_REQUESTS_MS = 3_000;
 /** What one request carries of the history at most. Upstash takes 10 MB. */
 const [BATCH_MESSAGES, BATCH_BYTES] = [50, 1024 * 1024];
 /** The pauses after Redis has refused something, in ms: doubling. */
@@ -90,6 +92,8 @@ export function createRecords(options: RecordsOptions) {
   let book: Book =
     row === undefined ? NEW_BOOK : { ...NEW_BOOK, ...(JSON.parse(row.content) as Partial<Book>) };
   let written = row?.content ?? JSON.stringify(NEW_BOOK);
+  /** When Redis was first told of the copy that came here at `since`. */
+  let savedAt: { since: number; at: number } | null = null;
   let isBookWritten = row !== undefined;
   /** False where the outbox is certainly empty. */
   let mayHoldMessages = true;
@@ -281,7 +285,9 @@ export function createRecords(options: RecordsOptions) {
       };
       if (!isNew) await storage.update(key, change, ttlSeconds);
     }
-    current.saved(copy);
+    // A request that was given up may still be carried out, and undo this: so it is looked at once more.
+    if (savedAt?.since !== copy.since) savedAt = { since: copy.since, at: now() };
+    if (now() - savedAt.at >= LATE_REQUESTS_MS) current.saved(copy);
   }
 
   /** The session as Redis and the copy have it. Throws StorageError where Redis does not answer. */

@@ -54,6 +54,9 @@ type Waiting = {
   settle: (outcome: { changed: boolean } | { error: unknown }) => void;
 };
 
+/** By then a request that timed out has been carried out or never will be, in ms. */
+const LATE_REQUESTS_MS = 3_000;
+
 const SCHEMA = `CREATE TABLE IF NOT EXISTS records (
   key TEXT PRIMARY KEY, text TEXT, expires_at INTEGER, kept TEXT
 ) WITHOUT ROWID;`;
@@ -62,6 +65,9 @@ export function createKeeper({ primary, sql: database, now, keepsCopies }: Keepe
   const name = "keeper";
   const queue = createQueue();
   const updates = new Map<string, Waiting[]>();
+  /** Whether a request was given up that may still be carried out, and when what is kept was first given back after it. */
+  let mayComeLate = false;
+  let gaveAt: number | null = null;
   const sql = tablesOf(database, "records", SCHEMA);
 
   /** What is known of a key and still holds. */
@@ -92,6 +98,11 @@ export function createKeeper({ primary, sql: database, now, keepsCopies }: Keepe
       if (!(error instanceof StorageError)) throw error;
       throw new StorageError(error.driver, "giveBack", isUnavailable(error) ? error.failure : "server_error");
     }
+    gaveAt ??= now();
+    // A request that was given up may still be carried out, and undo this: so it is given once more.
+    if (mayComeLate && now() - gaveAt < LATE_REQUESTS_MS) return;
+    mayComeLate = false;
+    gaveAt = null;
     for (const { key, text, expires_at } of rows) write(key, text, expires_at, null);
   }
 
@@ -102,6 +113,8 @@ export function createKeeper({ primary, sql: database, now, keepsCopies }: Keepe
       return await act();
     } catch (error) {
       if (!isUnavailable(error)) throw error;
+      if (error.failure === "timeout") mayComeLate = true;
+      gaveAt = null;
       return here(error);
     }
   }

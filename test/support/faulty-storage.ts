@@ -21,7 +21,7 @@ export function faultyStorage(storage: Storage): FaultyStorage {
   const asked: string[] = [];
   const own = {
     asked,
-    fail: ({ failure = "timeout", isDone = false }: Partial<Fault> = {}) => {
+    fail: ({ failure = "network", isDone = false }: Partial<Fault> = {}) => {
       fault = { failure, isDone };
     },
     heal: () => {

@@ -175,9 +175,9 @@ describe("a storage behind a breaker", () => {
   test("is asked every time where nobody else could answer, and is still watched", async () => {
     const { storage, redis } = guarded({ refuses: false });
     redis.fail();
-    for (let i = 0; i < 5; i++) await expect(storage.ping()).rejects.toMatchObject({ failure: "timeout" });
+    for (let i = 0; i < 5; i++) await expect(storage.ping()).rejects.toMatchObject({ failure: "network" });
     expect(redis.asked).toHaveLength(5);
-    expect(storage.health?.()).toEqual({ usingFallback: true, lastError: "timeout" });
+    expect(storage.health?.()).toEqual({ usingFallback: true, lastError: "network" });
     redis.heal();
     await storage.ping();
     expect(storage.health?.()).toEqual({ usingFallback: false });
@@ -217,11 +217,11 @@ describe("a storage behind a breaker", () => {
     });
     redis.fail();
     for (let i = 0; i < 5; i++) await storage.get("k").catch(() => {});
-    expect(storage.health?.()).toEqual({ usingFallback: true, lastError: "timeout" });
+    expect(storage.health?.()).toEqual({ usingFallback: true, lastError: "network" });
     redis.heal();
     advance(1_500);
     await storage.get("k");
     await storage.get("k");
-    expect(told).toEqual([["get", "timeout"], 1_500]);
+    expect(told).toEqual([["get", "network"], 1_500]);
   });
 });

@@ -808,6 +808,22 @@ describe("what was found to go wrong once", () => {
     expect(await c.history()).toEqual(["callback:r2"]);
   });
 
+  test("a registration that was given up as lost and is carried out late does not take a newer one's place", async () => {
+    const c = conversation();
+    c.redisIs("down");
+    const given = await c.register();
+    await c.clock.advance(1_000);
+    const newer = await c.register({ sessionUrl: "wss://agent.example/newer" });
+    c.redisIs("up");
+    await c.alarm();
+    await c.sessions.set(given);
+    expect(c.records.nextDue()).toBeLessThanOrEqual(c.clock.now() + 1_000);
+    await c.clock.advance(3_000);
+    await c.alarm();
+    expect(await c.sessions.get("c1")).toMatchObject({ registrationId: newer.registrationId });
+    expect(c.records.nextDue()).toBeGreaterThan(c.clock.now() + 60_000);
+  });
+
   test("messages that are kept stay before those that come when Redis is back", async () => {
     const c = conversation();
     const message = (id: string) =>

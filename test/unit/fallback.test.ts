@@ -114,7 +114,7 @@ describe("a read", () => {
     a.redis.fail();
     for (let i = 0; i < 10; i++) expect(await a.storage.get(KEY)).toBe("a");
     expect(a.redis.asked).toHaveLength(3);
-    expect(a.storage.health?.()).toEqual({ usingFallback: true, lastError: "timeout" });
+    expect(a.storage.health?.()).toEqual({ usingFallback: true, lastError: "network" });
     a.redis.heal();
     advance(1_000);
     await a.storage.get(KEY);
@@ -205,6 +205,6 @@ test("a ping asks Redis, because that is what is to answer", async () => {
   const a = instance();
   await a.storage.ping();
   a.redis.fail();
-  await expect(a.storage.ping()).rejects.toMatchObject({ failure: "timeout" });
+  await expect(a.storage.ping()).rejects.toMatchObject({ failure: "network" });
   expect(calls).toEqual([]);
 });

@@ -44,7 +44,22 @@ const remove = (storage: TextStorage) => storage.commit([{ type: "delete", key: 
 const append = (storage: TextStorage, suffix: string) =>
   storage.update(KEY, (standing) => standing + suffix, 600);
 
-const outOfReach = expect.objectContaining({ code: "storage_unavailable", failure: "timeout" });
+const outOfReach = expect.objectContaining({ code: "storage_unavailable", failure: "network" });
+
+test("a request that timed out and is carried out late does not undo what was given back", async () => {
+  const { keeper, redis, advance } = setUp();
+  redis.fail({ failure: "timeout" });
+  await set(keeper, "given up");
+  await set(keeper, "newer");
+  redis.heal();
+  expect(await keeper.giveBack()).toBe(true);
+  await set(redis, "given up");
+  expect(keeper.tidy()).toMatchObject({ keeps: true });
+  advance(3_000);
+  await keeper.giveBack();
+  expect(await redis.get(KEY)).toBe("newer");
+  expect(keeper.tidy()).toMatchObject({ keeps: false });
+});
 
 describe("while Redis is there", () => {
   test("what is written is there at once, and nothing is kept", async () => {
