@@ -8,9 +8,10 @@
  * and stores a trace of each push with its full URL, which outlives the 600 s of the session. No configuration file
  * of wrangler switches these off; environment variables and its programming interface do.
  *
- *     node dev/worker.ts [--port 8787] [--env-file FILE] [--persist-to DIR]
+ *     node dev/worker.ts [--port 8787] [--env-file FILE] [--persist-to DIR] [--watch]
  *
- * Without `--env-file` the variables come from `.dev.vars`.
+ * Without `--env-file` the variables come from `.dev.vars`. With `--watch` it begins anew when a file changes, which
+ * cuts the connections that are open.
  */
 import { chmodSync, mkdirSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -37,6 +38,7 @@ const { values } = parseArgs({
   options: {
     port: { type: "string", default: "8787" },
     "env-file": { type: "string" },
+    watch: { type: "boolean", default: false },
     "persist-to": { type: "string", default: join(ROOT, ".wrangler/state") },
   },
 });
@@ -56,6 +58,7 @@ const worker = await unstable_startWorker({
   ...(values["env-file"] === undefined ? {} : { envFiles: [resolve(values["env-file"])] }),
   dev: {
     remote: false,
+    watch: values.watch,
     server: { hostname: "127.0.0.1", port: Number(values.port) },
     // No debugger, and, as no registry is named, no port for other Workers.
     inspector: false,
