@@ -34,6 +34,7 @@ import type {
   TouchWrite,
   TtlSeconds,
   Write,
+  WriteOutcome,
 } from "./storage/storage.ts";
 import { createTtlStore } from "./ttl-store.ts";
 
@@ -97,6 +98,7 @@ export type Message = StoredMessage & { content: string };
 
 /** The ids of results in the history, so that none of a person's own can be taken for one. */
 const RESULT_ID = "callback:";
+export const resultMessageId = (requestId: string): string => RESULT_ID + requestId;
 
 /** Reads a message from a request body; `now` (ms) stands in for an absent timestamp. Throws InvalidRequestError. */
 export function parseNewMessage(body: JsonObject, now: number): Message {
@@ -110,7 +112,7 @@ export function messageOfResult(result: Result, receivedAt: number): StoredMessa
   const told = success ? output : (error ?? output);
   const toolOutput = [output, told].find((part) => part !== undefined && typeof part !== "string");
   return {
-    id: RESULT_ID + requestId,
+    id: resultMessageId(requestId),
     role: "tool",
     ...(toolOutput !== undefined && toolOutput === told ? {} : { content: resultText(result) }),
     source: "callback",
@@ -174,6 +176,11 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
     return { message: { ...value, ...message, content }, bytes };
   }
 
+  /** How long the tombstone of what was deleted at `deletedAt` (ms) has left, in seconds. */
+  function tombstoneTtl(deletedAt: number): number {
+    return Math.max(1, Math.ceil(TOMBSTONE_SECONDS - (now() - deletedAt) / 1000));
+  }
+
   const store = {
     /** The conversation, or null: also where it was deleted. */
     async get(conversationId: string): Promise<ConversationRecord | null> {
@@ -232,23 +239,30 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
     },
 
     /**
-     * Adds a message to a conversation, creating the conversation where it is the first sign of it. One round
-     * trip. Throws ConversationDeletedError, RecordTooLargeError.
+     * Adds messages to a conversation, creating the conversation where they are the first sign of it. One round trip.
+     * `mayStand`: an earlier request may have left them there already; then they take its place. Throws
+     * ConversationDeletedError, RecordTooLargeError.
      */
-    async append(conversationId: string, message: StoredMessage): Promise<void> {
-      const results = await storage.commit([
+    async append(
+      conversationId: string,
+      messages: readonly StoredMessage[],
+      mayStand = false,
+    ): Promise<void> {
+      const texts = messages.map(messageText);
+      const writes: [CreateWrite, ReadInCommit, IndexWrite, ...Write[]] = [
         store.createWrite(store.fresh(conversationId)),
         { type: "get", key: keys.conversation(conversationId), ttlSeconds },
-        store.messageWrite(conversationId, messageText(message)),
         store.indexWrite(conversationId),
-      ]);
-      const [, standing, dropped] = results;
+        ...texts.flatMap((text) => store.messageWrites(conversationId, text, mayStand)),
+      ];
+      const outcomes = await storage.commit(writes);
+      const [, standing] = outcomes;
       const record = standing === null ? null : records.parse(conversationId, standing);
       if (record?.deletedAt !== undefined) {
         await storage.commit(store.takeBackWrites(conversationId, record.deletedAt));
         throw new ConversationDeletedError();
       }
-      store.reportDropped(conversationId, dropped);
+      store.reportDropped(conversationId, writes, outcomes);
     },
 
     /** Conversations with the newest activity first. Throws InvalidCursorError. */
@@ -278,10 +292,9 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
         createdAt: new Date(deletedAt).toISOString(),
         deletedAt: new Date(deletedAt).toISOString(),
       };
-      const left = TOMBSTONE_SECONDS - (now() - deletedAt) / 1000;
       return [
         { type: "get", key: keys.conversation(conversationId) },
-        { ...records.setWrite(conversationId, tombstone), ttlSeconds: Math.max(1, Math.ceil(left)) },
+        { ...records.setWrite(conversationId, tombstone), ttlSeconds: tombstoneTtl(deletedAt) },
         { type: "delete", key: keys.messages(conversationId) },
         { type: "delete", key: keys.session(conversationId) },
         { type: "unindex", key: keys.conversations, member: conversationId },
@@ -290,12 +303,15 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
 
     /** Removes what was written to a conversation that turned out to have been deleted. */
     takeBackWrites: (conversationId: string, deletedAt: string): Write[] => {
-      const left = TOMBSTONE_SECONDS - (now() - Date.parse(deletedAt)) / 1000;
       return [
         { type: "delete", key: keys.messages(conversationId) },
         { type: "unindex", key: keys.conversations, member: conversationId },
         // Whoever wrote has made the tombstone live longer.
-        { type: "touch", key: keys.conversation(conversationId), ttlSeconds: Math.max(1, Math.ceil(left)) },
+        {
+          type: "touch",
+          key: keys.conversation(conversationId),
+          ttlSeconds: tombstoneTtl(Date.parse(deletedAt)),
+        },
       ];
     },
 
@@ -328,17 +344,17 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
       score: now(),
     }),
 
-    /** `text` is a message's, of `messageText`. */
-    messageWrite: (conversationId: string, text: string): AppendWrite => ({
-      type: "append",
-      key: keys.messages(conversationId),
-      value: text,
-      maxLength: MAX_MESSAGES,
-      ttlSeconds,
-    }),
+    /** Appends a message; `text` is of `messageText`. Where it `mayStand` there already it is not left twice. */
+    messageWrites(conversationId: string, text: string, mayStand: boolean): Write[] {
+      const key = keys.messages(conversationId);
+      const append: AppendWrite = { type: "append", key, value: text, maxLength: MAX_MESSAGES, ttlSeconds };
+      return mayStand ? [{ type: "remove", key, value: text }, append] : [append];
+    },
 
     /** Says in the log that the history was full and how many of its oldest messages went. */
-    reportDropped(conversationId: string, dropped: number): void {
+    reportDropped(conversationId: string, writes: readonly Write[], outcomes: readonly WriteOutcome[]): void {
+      const ofAppends = outcomes.filter((_, i) => writes[i]?.type === "append");
+      const dropped = ofAppends.reduce<number>((sum, outcome) => sum + Number(outcome), 0);
       if (dropped > 0) log.warn("messages.dropped", { conversationId, dropped });
     },
   };

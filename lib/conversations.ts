@@ -21,7 +21,7 @@ export function appendMessage(
   { elseAsk, conversations, live }: Core,
 ): Promise<void> {
   return elseAsk(
-    () => conversations.append(conversationId, message),
+    () => conversations.append(conversationId, [message]),
     () => live.append(conversationId, message),
   );
 }

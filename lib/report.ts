@@ -4,11 +4,11 @@
  * changes nothing. https://elevenlabs.io/docs, "Post-call webhooks"
  */
 import * as v from "valibot";
-import { conversationRecordSchema, MAX_MESSAGES, type Message, messageText } from "./conversation-store.ts";
+import { MAX_MESSAGES, type Message } from "./conversation-store.ts";
 import type { Core } from "./core.ts";
-import { isJsonObject, type JsonObject, parseExactly, validate } from "./json.ts";
-import { isAgentSessionId, keys } from "./keys.ts";
-import type { ReadInCommit, RemoveWrite, Write } from "./storage/storage.ts";
+import { ConversationDeletedError } from "./errors.ts";
+import { isJsonObject, type JsonObject, validate } from "./json.ts";
+import { isAgentSessionId } from "./keys.ts";
 
 /** The ids of reported turns in a history; no page may choose one. */
 export const REPORT_ID = "elevenlabs:";
@@ -67,9 +67,13 @@ export async function takeReport(body: JsonObject, core: Core): Promise<ReportOu
     ];
   });
   const told = messages.slice(-MAX_MESSAGES);
-  for (let from = 0; from < told.length; from += BATCH_TURNS) {
-    const isKept = await append(conversationId, told.slice(from, from + BATCH_TURNS), core);
-    if (!isKept) return { kind: "discarded", conversationId };
+  try {
+    for (let from = 0; from < told.length; from += BATCH_TURNS) {
+      await core.conversations.append(conversationId, told.slice(from, from + BATCH_TURNS), true);
+    }
+  } catch (error) {
+    if (error instanceof ConversationDeletedError) return { kind: "discarded", conversationId };
+    throw error;
   }
   return { kind: "appended", conversationId, messages: told.length };
 }
@@ -77,31 +81,4 @@ export async function takeReport(body: JsonObject, core: Core): Promise<ReportOu
 function timestampOf(unixSeconds: number): string {
   const date = new Date(unixSeconds * 1000);
   return Number.isNaN(date.getTime()) ? new Date(0).toISOString() : date.toISOString();
-}
-
-/** Appends messages in one request, in place of what an earlier one left of them. Returns false where the conversation was deleted. */
-async function append(conversationId: string, messages: readonly Message[], core: Core): Promise<boolean> {
-  const { storage, conversations } = core;
-  const standing: ReadInCommit = { type: "get", key: keys.conversation(conversationId) };
-  const writes: Write[] = messages.flatMap((message) => {
-    const add = conversations.messageWrite(conversationId, messageText(message));
-    const earlier: RemoveWrite = { type: "remove", key: add.key, value: add.value };
-    return [earlier, add];
-  });
-  const [, text] = await storage.commit([
-    conversations.createWrite(conversations.fresh(conversationId)),
-    standing,
-    ...conversations.renewWrites(conversationId).slice(0, 1),
-    ...writes,
-    conversations.indexWrite(conversationId),
-  ] as Write[]);
-  const deletedAt = typeof text === "string" ? deletedAtOf(text) : undefined;
-  if (deletedAt === undefined) return true;
-  await storage.commit(conversations.takeBackWrites(conversationId, deletedAt));
-  return false;
-}
-
-function deletedAtOf(text: string): string | undefined {
-  const record = v.safeParse(conversationRecordSchema, parseExactly(text));
-  return record.success ? record.output.deletedAt : undefined;
 }

@@ -4,7 +4,7 @@
  * request after the other, so that nothing overtakes, and whatever is still lacking is given by the alarm.
  */
 import type { ConversationRecord, ConversationStore, Message } from "../conversation-store.ts";
-import { messageOfResult, messageText, TOMBSTONE_SECONDS } from "../conversation-store.ts";
+import { messageOfResult, messageText, resultMessageId, TOMBSTONE_SECONDS } from "../conversation-store.ts";
 import { ConversationDeletedError, isUnavailable, StorageError } from "../errors.ts";
 import { byteLength, parseExactly, stringifyJson } from "../json.ts";
 import { keys } from "../keys.ts";
@@ -53,6 +53,7 @@ const NEW_BOOK: Book = {
   deletedAt: null,
   deletionDue: 0,
 };
+const BLANK = JSON.stringify(NEW_BOOK);
 
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS book (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), content TEXT NOT NULL);
@@ -91,15 +92,15 @@ export function createRecords(options: RecordsOptions) {
   const [row] = sql.rows<{ content: string }>("SELECT content FROM book");
   let book: Book =
     row === undefined ? NEW_BOOK : { ...NEW_BOOK, ...(JSON.parse(row.content) as Partial<Book>) };
-  let written = row?.content ?? JSON.stringify(NEW_BOOK);
+  /** The book as it stands in its table; null where it does not. */
+  let written = row?.content ?? null;
   /** When Redis was first told of the copy that came here at `since`. */
   let savedAt: { since: number; at: number } | null = null;
-  let isBookWritten = row !== undefined;
   /** False where the outbox is certainly empty. */
   let mayHoldMessages = true;
   /** Messages that Redis may have, because a request that held them got no answer, or an earlier life sent them. */
   const perhapsSent = new Set([
-    ...results.notInHistory(-1).map(messageIdOf),
+    ...results.notInHistory(-1).map(({ requestId }) => resultMessageId(requestId)),
     ...outbox(-1).map(({ id }) => id),
   ]);
   let refusals = 0;
@@ -108,18 +109,16 @@ export function createRecords(options: RecordsOptions) {
   function note(change: Partial<Book>): void {
     book = { ...book, ...change };
     const text = JSON.stringify(book);
-    if (text === written) return;
+    if (text === (written ?? BLANK)) return;
     written = text;
     sql.rows("INSERT OR REPLACE INTO book VALUES (1, ?)", text);
-    isBookWritten = true;
   }
 
   /** Begins a new book. The old one is over: nothing that was known holds any more. */
   function beginAnew(): void {
     book = NEW_BOOK;
-    written = JSON.stringify(NEW_BOOK);
+    written = null;
     sql.rows("DELETE FROM book");
-    isBookWritten = false;
   }
 
   function outbox(limit: number): { id: string; text: string }[] {
@@ -161,9 +160,9 @@ export function createRecords(options: RecordsOptions) {
   }
 
   /** The next messages that the history lacks, as writes that may be repeated. */
-  function missingMessages(): { writes: Write[]; ids: string[]; note: (dropped: number) => void } {
+  function missingMessages(): { writes: Write[]; ids: string[]; note: () => void } {
     const fromResults = results.notInHistory(BATCH_MESSAGES).map(({ requestId, text, receivedAt }) => ({
-      id: messageIdOf({ requestId }),
+      id: resultMessageId(requestId),
       text: stringifyJson(messageOfResult(parseExactly(text ?? "") as Result, receivedAt)),
       requestId,
     }));
@@ -173,21 +172,18 @@ export function createRecords(options: RecordsOptions) {
     for (const message of [...outbox(BATCH_MESSAGES), ...fromResults].slice(0, BATCH_MESSAGES)) {
       bytes += byteLength(message.text);
       if (sent.length > 0 && bytes > BATCH_BYTES) break;
-      const append = conversations.messageWrite(conversationId, message.text);
-      if (perhapsSent.has(message.id)) writes.push({ type: "remove", key: append.key, value: append.value });
-      writes.push(append);
+      writes.push(...conversations.messageWrites(conversationId, message.text, perhapsSent.has(message.id)));
       sent.push(message);
     }
     return {
       writes,
       ids: sent.map(({ id }) => id),
-      note(dropped) {
+      note() {
         for (const { id, requestId } of sent) {
           perhapsSent.delete(id);
           if (requestId === undefined) sql.rows("DELETE FROM outbox WHERE id = ?", id);
         }
         results.markInHistory(sent.flatMap(({ requestId }) => requestId ?? []));
-        conversations.reportDropped(conversationId, dropped);
       },
     };
   }
@@ -239,16 +235,12 @@ export function createRecords(options: RecordsOptions) {
       for (const id of messages.ids) perhapsSent.add(id);
       throw error;
     }
-    const ofMessages = outcomes.slice(reads.length, reads.length + messages.writes.length);
-    const dropped = ofMessages.reduce<number>(
-      (sum, outcome, i) => sum + (messages.writes[i]?.type === "append" ? Number(outcome) : 0),
-      0,
-    );
     sql.transaction(() => {
-      messages.note(dropped);
+      messages.note();
       // It may have been deleted meanwhile.
       if (!isDeleted()) renewed.note(outcomes.slice(reads.length + messages.writes.length));
     });
+    conversations.reportDropped(conversationId, writes, outcomes);
     return readsSession ? (outcomes[0] as string | null) : null;
   }
 
@@ -546,7 +538,7 @@ export function createRecords(options: RecordsOptions) {
       current.tidy(now());
       const endsAt = bookEndsAt();
       if (endsAt !== null && endsAt <= now() && book.renewDueAt === null) beginAnew();
-      return isBookWritten || current.diesAt() !== null || outbox(1).length > 0;
+      return written !== null || current.diesAt() !== null || outbox(1).length > 0;
     },
 
     exist: () => sql.exist() || current.exists(),
@@ -555,8 +547,7 @@ export function createRecords(options: RecordsOptions) {
       sql.forget();
       current.forgetTables();
       book = NEW_BOOK;
-      written = JSON.stringify(NEW_BOOK);
-      isBookWritten = false;
+      written = null;
       mayHoldMessages = false;
     },
   };
@@ -564,8 +555,4 @@ export function createRecords(options: RecordsOptions) {
   function lacksMessages(): boolean {
     return outbox(1).length + results.notInHistory(1).length > 0;
   }
-}
-
-function messageIdOf({ requestId }: { requestId: string }): string {
-  return `callback:${requestId}`;
 }

@@ -588,7 +588,7 @@ describe("a conversation that was deleted", () => {
     expect(await c.conversations.get("c1")).toBeNull();
     expect(await c.history()).toEqual([]);
     await expect(
-      c.conversations.append("c1", { id: "m2", role: "user", content: "x", source: "api", timestamp: "t" }),
+      c.conversations.append("c1", [{ id: "m2", role: "user", content: "x", source: "api", timestamp: "t" }]),
     ).rejects.toMatchObject({ code: "conversation_deleted" });
     expect(await c.history()).toEqual([]);
   });
