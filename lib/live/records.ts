@@ -332,7 +332,8 @@ export function createRecords(options: RecordsOptions) {
       noteActivity();
       sql.transaction(() => {
         if (isNews)
-          current.set(session, now(), isUnsaved || (isSame && before.unsaved === "set") ? "set" : null);
+          // Where one before it is still to be saved, a late request of that may yet take its place.
+          current.set(session, now(), isUnsaved || before?.unsaved === "set" ? "set" : null);
         note({ hadSession: 1 });
         results.identify(to);
       });
@@ -449,7 +450,8 @@ export function createRecords(options: RecordsOptions) {
         sql.rows("INSERT OR IGNORE INTO outbox (id, text) VALUES (?, ?)", message.id, messageText(message));
         // The caller's own request may have been done, and its answer lost.
         perhapsSent.add(message.id);
-        noteActivity();
+        // Nor is it known what Redis has, if it has been away.
+        lookAgain();
         try {
           await exchange(false);
         } catch (error) {
@@ -458,7 +460,6 @@ export function createRecords(options: RecordsOptions) {
             sql.rows("DELETE FROM outbox WHERE id = ?", message.id);
             throw error;
           }
-          lookAgain();
         }
         requireStanding();
       }),
