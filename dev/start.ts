@@ -24,7 +24,7 @@ import {
   upstashFromRedisUrl,
 } from "../lib/config.ts";
 import { ELEVENLABS_HOSTS } from "../lib/push/push-target.ts";
-import { startDemoAgent } from "./demo-agent.ts";
+import { startFakeProvider } from "./fake-provider.ts";
 import { startGateway } from "./gateway.ts";
 
 /** Says in one sentence why nothing can be started or has ended; printed without a stack. */
@@ -118,8 +118,8 @@ async function main(): Promise<void> {
     throw new StartFailure(["The configuration is not usable:", ...problems].join("\n"));
   }
 
-  const agent = await startDemoAgent();
-  endings.push(() => agent.close());
+  const provider = await startFakeProvider();
+  endings.push(() => provider.close());
   const url = `http://${HOST}:${port}`;
   const worker = startWorker({ port, stateDirectory, variables });
   const impatience = setTimeout(() => worker.showOutput({ kept: true }), PATIENCE_MS);
@@ -127,7 +127,7 @@ async function main(): Promise<void> {
   clearTimeout(impatience);
   worker.showOutput({ kept: false });
   const made = Object.fromEntries(Object.entries(secrets).filter(([name]) => given[name] === undefined));
-  printStory({ url, agentUrl: agent.url, storage, made, requireAuth: parsed.config.requireAuth });
+  printStory({ url, agentUrl: provider.agentUrl, storage, made, requireAuth: parsed.config.requireAuth });
   await worker.ended;
 }
 
