@@ -17,6 +17,7 @@ import { limitClient } from "./rate-limit.ts";
 import { results } from "./results.ts";
 import { sessions } from "./sessions.ts";
 import { memories, states } from "./state.ts";
+import { streams } from "./stream.ts";
 
 /** What a page's own code may send and read. */
 const BROWSER_HEADERS = {
@@ -45,6 +46,7 @@ const FOR_JSON = {
 const api = new Hono<AppEnv>()
   .post("/:id/callback", requireWebhookCredential, handleCallback)
   .route("/", results)
+  .route("/", streams)
   .route("/", conversations)
   .route("/", sessions);
 

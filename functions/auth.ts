@@ -13,10 +13,12 @@ import {
   verifyStandardWebhook,
 } from "../lib/auth/webhook-signature.ts";
 import { type Access, accessOf } from "../lib/config.ts";
+import { BEARER_SUBPROTOCOL_PREFIX } from "../lib/live/relay-protocol.ts";
 import { LOOPBACK_HOSTS } from "../lib/push/push-target.ts";
+import type { Caller } from "../lib/registration.ts";
 import { passEvent, readRawBody } from "./body.ts";
 import { configOf } from "./compose.ts";
-import type { AppContext, AppEnv, Caller } from "./context.ts";
+import type { AppContext, AppEnv } from "./context.ts";
 import { ProblemError } from "./problem.ts";
 import { limitFailedLogins } from "./rate-limit.ts";
 
@@ -151,10 +153,43 @@ function codesOfEvent(c: AppContext): CodesOf {
   };
 }
 
-/** The bearer credential, "" where there is none. A repeated header arrives joined by a comma and is none. */
+/**
+ * The bearer credential, "" where there is none. A repeated header arrives joined by a comma and is none. A page
+ * that opens a WebSocket can send no header of its own, so it offers the credential as a subprotocol.
+ */
 function bearerOf(c: AppContext): string {
-  return /^Bearer +([^\s,]+)$/i.exec(c.req.header("authorization") ?? "")?.[1] ?? "";
+  const header = c.req.header("authorization");
+  if (header !== undefined) return /^Bearer +([^\s,]+)$/i.exec(header)?.[1] ?? "";
+  const [bearer] = subprotocolsOf(c).filter((name) => name.startsWith(BEARER_SUBPROTOCOL_PREFIX));
+  return bearer?.slice(BEARER_SUBPROTOCOL_PREFIX.length) ?? "";
 }
+
+/** The subprotocols that a WebSocket offers; none where the request opens no WebSocket. */
+export function subprotocolsOf(c: AppContext): string[] {
+  if (c.req.header("upgrade")?.toLowerCase() !== "websocket") return [];
+  return (c.req.header("sec-websocket-protocol") ?? "").split(",").map((name) => name.trim());
+}
+
+/**
+ * For what opens a WebSocket: a page may come from anywhere, and browsers apply no CORS to it, so an Origin must be
+ * our own or listed. Who is no page sends none. Throws `upgrade_required`, `forbidden`.
+ */
+export const requireWebSocket = createMiddleware<AppEnv>(async (c, next) => {
+  if (c.req.header("upgrade")?.toLowerCase() !== "websocket") {
+    throw new ProblemError("upgrade_required", "This path is a WebSocket.", { upgrade: "websocket" });
+  }
+  const origin = c.req.header("origin");
+  const isOwn = origin === undefined || origin === new URL(c.req.url).origin;
+  // With authentication off only this machine's own pages come this far.
+  if (!isOwn && c.var.config.requireAuth && !c.var.config.allowedOrigins.includes(origin)) {
+    await rejected(c, "forbidden", "foreign_origin");
+    throw new ProblemError(
+      "forbidden",
+      "Pages of this origin may not connect; ALLOWED_ORIGINS lists those that may.",
+    );
+  }
+  await next();
+});
 
 /** Closes what a secret protects while there is no such secret that is worth the name. */
 export function requireConfigured(variable: string, secrets: readonly string[]): void {

@@ -3,6 +3,7 @@ import type { Context } from "hono";
 import type { Config, Environment } from "../lib/config.ts";
 import type { Core } from "../lib/core.ts";
 import type { Logger } from "../lib/log.ts";
+import type { Caller } from "../lib/registration.ts";
 import type { LiveConversation, StorageObject } from "./index.ts";
 
 export type Bindings = Environment & {
@@ -15,9 +16,6 @@ export type Bindings = Environment & {
   /** Refused credentials of one client. */
   FAILED_LOGIN_RATE_LIMIT?: RateLimit;
 };
-
-/** Who was let in: a server (anybody, while authentication is off), or a page and what its token says it talks to. */
-export type Caller = { kind: "server" } | { kind: "page"; agentSessionId: string | undefined };
 
 export type AppEnv = {
   Bindings: Bindings;

@@ -11,10 +11,11 @@ import {
 import { appendMessage, createConversation } from "../lib/conversations.ts";
 import { stringifyJson, validate } from "../lib/json.ts";
 import { conversationIdOf, isAgentSessionId } from "../lib/keys.ts";
+import type { Caller } from "../lib/registration.ts";
 import { REPORT_ID } from "../lib/report.ts";
 import { requireApiToken, requireConfigured, requireConversationAccess } from "./auth.ts";
 import { readJsonObject, readOptionalJsonObject } from "./body.ts";
-import type { AppContext, AppEnv, Caller } from "./context.ts";
+import type { AppContext, AppEnv } from "./context.ts";
 import { ProblemError } from "./problem.ts";
 import { limitConversation, limitReads } from "./rate-limit.ts";
 

@@ -84,7 +84,8 @@ export function handleConfig(c: AppContext): Response {
       rateLimits: LIMITERS.every((name) => c.env[name] !== undefined),
     },
     storage: config.storage.kind,
-    channels: channels.map(({ name }) => name),
+    // Those that pages hold themselves, and those that dial.
+    channels: ["relay", ...channels.map(({ name }) => name)],
     ttlSeconds: {
       session: SESSION_TTL_SECONDS,
       conversation: config.conversationTtlSeconds,

@@ -3,6 +3,7 @@ import { type AssistantSessions, createAssistantSessions } from "../lib/assistan
 import { type JsonObject, parseExactly, stringifyJson } from "../lib/json.ts";
 import { LiveConversation as Live, type LiveConversationParts } from "../lib/live/live-conversation.ts";
 import { createLogger } from "../lib/log.ts";
+import { requireAllowedUrl } from "../lib/registration.ts";
 import type { Answer } from "../lib/rpc.ts";
 import { RecordObject, type RecordObjectParts } from "../lib/storage/record-object.ts";
 import { app } from "./app.ts";
@@ -14,12 +15,19 @@ export class LiveConversation extends Live<Bindings> {
   protected override partsOf(env: Bindings): LiveConversationParts {
     const parsed = configOf(env);
     if (!parsed.ok) {
-      return { storage: OUT_OF_REACH, channels: [], conversationTtlSeconds: null, featureEnabled: false };
+      return {
+        storage: OUT_OF_REACH,
+        channels: [],
+        requireAllowed: () => {},
+        conversationTtlSeconds: null,
+        featureEnabled: false,
+      };
     }
     const { config } = parsed;
     return {
       storage: redisOf(config) ?? embeddedStorage(env),
       channels: channelsOf(config),
+      requireAllowed: (registration) => requireAllowedUrl(registration, config.pushAllowedHosts),
       conversationTtlSeconds: config.conversationTtlSeconds,
       featureEnabled: config.featureEnabled,
     };

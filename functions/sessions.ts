@@ -3,17 +3,16 @@ import { Hono } from "hono/tiny";
 import { findSession } from "../lib/conversations.ts";
 import { conversationIdOf } from "../lib/keys.ts";
 import { chooseChannel } from "../lib/push/channel.ts";
-import { registerSession } from "../lib/registration.ts";
+import { registerSession, withProof } from "../lib/registration.ts";
 import {
   parseRegistration,
   parseRenewal,
-  type Registration,
   SESSION_TTL_SECONDS,
   sessionDeadline,
 } from "../lib/session-store.ts";
 import { requireConversationAccess } from "./auth.ts";
 import { readJsonObject } from "./body.ts";
-import type { AppEnv, Caller } from "./context.ts";
+import type { AppEnv } from "./context.ts";
 import { ProblemError } from "./problem.ts";
 import { limitConversation, limitReads } from "./rate-limit.ts";
 
@@ -63,7 +62,7 @@ export const sessions = new Hono<AppEnv>()
       ttl: secondsLeft,
       ...(session.transport === undefined ? {} : { transport: session.transport }),
       ...(session.agentSessionId === undefined ? {} : { agentSessionId: session.agentSessionId }),
-      channel: chooseChannel(channels, session)?.name ?? null,
+      channel: session.channel ?? chooseChannel(channels, session)?.name ?? null,
     });
   })
 
@@ -74,14 +73,3 @@ export const sessions = new Hono<AppEnv>()
     if (deleted) log.info("session.ended", { conversationId });
     return c.json({ success: true, deleted });
   });
-
-/**
- * Which agent conversation the registration is certainly of: what a server says, or what the page's token says,
- * unless the page says that it is in another one. The word of a page alone proves nothing.
- */
-function withProof(registration: Registration, caller: Caller): Registration {
-  const said = registration.agentSessionId;
-  const proven = caller.kind === "server" ? said : caller.agentSessionId;
-  if (proven === undefined || (said !== undefined && said !== proven)) return registration;
-  return { ...registration, agentSessionId: proven, provenAgentSessionId: proven };
-}

@@ -13,6 +13,27 @@ import {
   sessionRecord,
 } from "./session-store.ts";
 
+/** Who was let in: a server (anybody, while authentication is off), or a page and what its token says it talks to. */
+export type Caller = { kind: "server" } | { kind: "page"; agentSessionId: string | undefined };
+
+/**
+ * Which agent conversation the registration is certainly of: what a server says, or what the page's token says,
+ * unless the page says that it is in another one. The word of a page alone proves nothing.
+ */
+export function withProof(registration: Registration, caller: Caller): Registration {
+  const said = registration.agentSessionId;
+  const proven = caller.kind === "server" ? said : caller.agentSessionId;
+  if (proven === undefined || (said !== undefined && said !== proven)) return registration;
+  return { ...registration, agentSessionId: proven, provenAgentSessionId: proven };
+}
+
+/** Throws SessionUrlNotAllowedError where the registration's URL may not be dialled. */
+export function requireAllowedUrl({ sessionUrl }: Registration, allowedHosts: AllowedHosts): void {
+  if (sessionUrl === undefined) return;
+  const target = checkPushTarget(sessionUrl, allowedHosts);
+  if (!target.ok) throw new SessionUrlNotAllowedError(target.detail);
+}
+
 /** How long the answer waits for the object where Redis has the session, in ms. */
 const TELL_MS = 1_000;
 /** The pauses before an object that did not answer is told again, after the answer, in ms: half a minute in all. */
@@ -31,10 +52,7 @@ export async function registerSession(
   allowedHosts: AllowedHosts,
   core: Core,
 ): Promise<SessionRecord> {
-  if (registration.sessionUrl !== undefined) {
-    const target = checkPushTarget(registration.sessionUrl, allowedHosts);
-    if (!target.ok) throw new SessionUrlNotAllowedError(target.detail);
-  }
+  requireAllowedUrl(registration, allowedHosts);
   const { elseAsk, sessions, live, now } = core;
   const session = sessionRecord(conversationId, registration, crypto.randomUUID(), now());
   const telling = live.registered(session, false);

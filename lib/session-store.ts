@@ -9,8 +9,8 @@
  * - *Why an id is not enough*: a session cannot be reopened from its id. The URL's signature and token are
  *   issued once, expire on their own and are not derivable from anything we could look up later. A record
  *   that lost them is a record of a session that cannot be reached.
- * - *What a push needs*: an address that can be dialled (`wsUrl`) or, for WebRTC, a page that attaches
- *   itself. A registration with neither is refused, because it could only ever disappoint a callback.
+ * - *What a push needs*: an address that can be dialled (`wsUrl`) or a page that attaches itself, as those on
+ *   WebRTC must. A registration with neither is refused, because it could only ever disappoint a callback.
  * - *What must never happen to it*: it is never rebuilt from an id, trimmed, normalised or redacted in
  *   storage; and never logged, returned by an endpoint or put into an error.
  *
@@ -51,11 +51,12 @@ export type Registration = v.InferOutput<typeof registrationRequestSchema> & {
 
 /**
  * Reads a registration from a request body. Without `sessionPayload` the whole body is the raw payload.
- * Throws InvalidRequestError where the shape is wrong or where neither a URL nor WebRTC makes it push-capable.
+ * `hasLine`: the page is connected already, which alone makes it push-capable. Throws InvalidRequestError where the
+ * shape is wrong or where nothing makes it push-capable.
  */
-export function parseRegistration(body: JsonObject): Registration {
+export function parseRegistration(body: JsonObject, hasLine = false): Registration {
   const request = validate(registrationRequestSchema, body);
-  if (request.sessionUrl === undefined && request.transport !== "webrtc") {
+  if (!hasLine && request.sessionUrl === undefined && request.transport !== "webrtc") {
     throw new InvalidRequestError("A session without a URL cannot be pushed to.", [
       { path: "sessionUrl", message: 'is required unless transport is "webrtc"' },
     ]);
@@ -102,6 +103,8 @@ export const sessionRecordSchema = v.object({
   agentSessionId: v.optional(v.string()),
   provenAgentSessionId: v.optional(v.string()),
   transport: v.optional(transportSchema),
+  /** The connection of our own that the session is reached by; null since it went. Absent where there never was one. */
+  channel: v.optional(v.nullable(v.picklist(["relay", "proxy"]))),
   metadata: v.optional(jsonObject),
 });
 export type SessionRecord = v.InferOutput<typeof sessionRecordSchema>;

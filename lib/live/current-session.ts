@@ -95,6 +95,12 @@ export function createCurrentSession(
       write({ registrationId, record: null, since: now, diesAt: now + lifetimeMs, unsaved });
     },
 
+    /** Changes the record of the copy, if it is of this registration; it is the same registration still. */
+    amend(registrationId: string, change: Partial<SessionRecord>): void {
+      if (held?.record == null || held.registrationId !== registrationId) return;
+      write({ ...held, record: { ...held.record, ...change } });
+    },
+
     /** Redis has been told of this copy, unless another has taken its place meanwhile. */
     saved({ registrationId, since }: Pick<SessionCopy, "registrationId" | "since">): void {
       const isIt = held?.registrationId === registrationId && held.since === since;
@@ -123,8 +129,10 @@ export function createCurrentSession(
       return inRedis;
     },
 
-    /** Whether a session that was chosen a moment ago has been neither ended nor replaced here since. */
-    isThere({ registrationId, agentSessionId }: SessionRecord, now: number): boolean {
+    /** Whether a session that was chosen a moment ago lives, and has been neither ended nor replaced here since. */
+    isThere(session: SessionRecord, now: number): boolean {
+      const { registrationId, agentSessionId } = session;
+      if (!isLive(session, now)) return false;
       const copy = current.copy(now);
       if (copy === null) return true;
       return copy.record?.registrationId === registrationId && copy.record.agentSessionId === agentSessionId;

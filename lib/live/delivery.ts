@@ -11,8 +11,8 @@ import { type Logger, logFailure } from "../log.ts";
 import { type Channel, type ChannelName, type PushOutcome, pushBy } from "../push/channel.ts";
 import { messageOf, type Telling } from "../push/message.ts";
 import type { Delivery, Result } from "../result.ts";
-import { isLive, type SessionRecord } from "../session-store.ts";
-import { type AgentConversation, agentConversationOf } from "./agent-conversation.ts";
+import type { SessionRecord } from "../session-store.ts";
+import { type AgentConversation, agentConversationOf, isSame } from "./agent-conversation.ts";
 import { RETRY_MS, type ResultRow, type ResultStatus, type Results, type WaitingReason } from "./results.ts";
 import { LONGEST_HOLD_MS, type Turn } from "./turn.ts";
 
@@ -41,7 +41,7 @@ export type DeliveryLoopOptions = {
   turn: Turn;
   /** Looks who is there, and brings the history up to date on the way. Never rejects because Redis is down. */
   look: () => Promise<Presence>;
-  /** Whether a session that was seen a moment ago still counts: it was neither ended nor replaced. */
+  /** Whether a session that was seen a moment ago still counts: it was neither ended nor replaced, and lives. */
   isThere: (session: SessionRecord) => boolean;
   log: Logger;
   /** The clock, in ms since the epoch. */
@@ -61,6 +61,10 @@ export interface DeliveryLoop {
   expire(): void;
   /** Settles what a page says it has told its user. Returns the ids that this settled. */
   acknowledge(requestIds: readonly string[]): string[];
+  /** A page says that it has not told its agent these results, and will not. */
+  refuse(requestIds: readonly string[], to: AgentConversation): void;
+  /** A page says which results it has told in its agent conversation: those, and no others. */
+  hear(requestIds: readonly string[], agentSessionId: string): void;
   /** Tells whoever still waits that the conversation is gone. */
   discard(): void;
 }
@@ -209,7 +213,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     to: AgentConversation,
   ): Promise<"heard" | "failed" | "gone"> {
     const { registrationId } = to;
-    const isHere = () => isLive(session, now()) && isThere(session);
+    const isHere = () => isThere(session);
     const accepting = channels.filter((channel) => channel.accepts(session, delivery));
     for (let rest = rows; rest.length > 0; ) {
       if (!isHere()) return "gone";
@@ -253,7 +257,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       const isUnreached = outcome.outcome === "unreachable";
       if (isUnreached && !isHere()) return { requestIds, reception: "gone" };
       const isLast = !isUnreached || i === accepting.length - 1;
-      noteOutcome(concluded, channel.name, outcome, isLast);
+      if (concluded.length > 0) noteOutcome(concluded, channel.name, outcome, isLast);
       if (outcome.outcome === "delivered") break;
       if (isLast) return { requestIds, reception: "failed" };
     }
@@ -301,6 +305,16 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     loop ??= run();
   }
 
+  function acknowledge(requestIds: readonly string[]): string[] {
+    const acknowledged = results.acknowledge(requestIds, now());
+    for (const requestId of acknowledged) {
+      const channel = results.get(requestId)?.attempts.at(-1)?.channel ?? null;
+      logOf(requestId).info("callback.delivered", { channel, acknowledged: true });
+    }
+    answerSettled();
+    return acknowledged;
+  }
+
   return {
     receive(result, text, requestId) {
       const { requestId: id } = result;
@@ -338,14 +352,28 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     },
     expire,
 
-    acknowledge(requestIds) {
-      const acknowledged = results.acknowledge(requestIds, now());
-      for (const requestId of acknowledged) {
-        const channel = results.get(requestId)?.attempts.at(-1)?.channel ?? null;
-        logOf(requestId).info("callback.delivered", { channel, acknowledged: true });
-      }
-      answerSettled();
-      return acknowledged;
+    acknowledge,
+
+    refuse(requestIds, to) {
+      const isToldHere = ({ sayingTo, toldTo }: ResultRow) => {
+        const told = sayingTo ?? toldTo;
+        return told !== null && isSame(told, to);
+      };
+      const refused = results.disprove(
+        (row) => requestIds.includes(row.requestId) && isByRelay(row) && isToldHere(row),
+        "refused",
+        { failedFor: to.registrationId, retryAt: now() + RETRY_MS[0] },
+      );
+      if (refused.length > 0) noteOutcome(refused, "relay", { outcome: "refused" }, true);
+    },
+
+    hear(requestIds, agentSessionId) {
+      acknowledge(requestIds);
+      // Where it was told by the same page and is not in its list, it was lost on the way.
+      results.disprove(
+        (row) => isByRelay(row) && (row.sayingTo ?? row.toldTo)?.agentSessionId === agentSessionId,
+        "unreachable",
+      );
     },
 
     discard: () => settled([...senders.keys()], { kind: "discarded" }),
@@ -361,6 +389,10 @@ const EXPLANATION: Record<WaitingReason, string> = {
     "The live session was told and did not confirm it; it is told once more in the next conversation.",
   agent_busy: "Somebody is speaking; the result is said when the turn ends.",
 };
+
+function isByRelay({ attempts }: ResultRow): boolean {
+  return attempts.at(-1)?.channel === "relay";
+}
 
 function tellingOf({ text, tellings }: ResultRow): Telling[] {
   return text === null ? [] : [{ result: parseExactly(text) as Result, perhapsHeard: tellings > 0 }];

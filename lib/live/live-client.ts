@@ -4,11 +4,13 @@
  */
 import type { ConversationRecord, Message } from "../conversation-store.ts";
 import { parseExactly, stringifyJson } from "../json.ts";
+import type { Caller } from "../registration.ts";
 import type { Result } from "../result.ts";
 import { callObject } from "../rpc.ts";
 import type { SessionRecord } from "../session-store.ts";
 import { type CallbackAnswer, SENDER_WAITS_MS } from "./delivery.ts";
 import type { LiveConversation } from "./live-conversation.ts";
+import { relayRequest } from "./relay.ts";
 import type { ResultQuery, ResultRow } from "./results.ts";
 
 export type LiveConversations = DurableObjectNamespace<LiveConversation<unknown>>;
@@ -39,6 +41,15 @@ export function createLiveClient(namespace: LiveConversations) {
       callObject("registered", ASK_MS, () =>
         objectOf(session.conversationId).registered(stringifyJson(session), isUnsaved),
       ),
+
+    /** Opens a line for a page. Returns the page's end of it. */
+    async openLine(conversationId: string, caller: Caller): Promise<WebSocket> {
+      return callObject("openLine", ASK_MS, async () => {
+        const { webSocket } = await objectOf(conversationId).fetch(relayRequest(caller));
+        if (webSocket === null) throw new TypeError("the object opened no line");
+        return { value: webSocket };
+      });
+    },
 
     /** The renewed registration; null where another is current, or none. Throws ConversationDeletedError. */
     async renew(

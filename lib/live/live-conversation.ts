@@ -18,26 +18,33 @@ import { createLogger, logFailure } from "../log.ts";
 import type { Channel } from "../push/channel.ts";
 import type { Result } from "../result.ts";
 import { type Answer, answer } from "../rpc.ts";
-import { createSessionStore, type SessionRecord } from "../session-store.ts";
+import { createSessionStore, type Registration, type SessionRecord } from "../session-store.ts";
 import { durableObjectSql } from "../sql.ts";
 import { createBreaker, OF_AN_OBJECT, withBreaker } from "../storage/breaker.ts";
 import type { Storage, TtlSeconds } from "../storage/storage.ts";
 import { agentConversationOf } from "./agent-conversation.ts";
 import { type CallbackAnswer, createDeliveryLoop, type DeliveryLoop } from "./delivery.ts";
 import { createRecords, type Records } from "./records.ts";
+import { callerOf, createRelay, type Relay } from "./relay.ts";
+import { RELAY_PING, RELAY_PONG } from "./relay-protocol.ts";
 import { createResults, type ResultQuery, type ResultRow, type Results } from "./results.ts";
 import { createTurn } from "./turn.ts";
 
 export type LiveConversationParts = {
   storage: Storage;
-  /** In the order of their precedence. */
+  /** Those that dial, in the order of their precedence. */
   channels: readonly Channel[];
+  /** Throws SessionUrlNotAllowedError where the session of a registration must not be dialled. */
+  requireAllowed: (registration: Registration) => void;
   conversationTtlSeconds: TtlSeconds;
   /** While the feature is off nothing is pushed. */
   featureEnabled: boolean;
 };
 
 const now = () => Date.now();
+/** The tag of the sockets that are lines of the relay. */
+const RELAY = "relay";
+
 /** Before an alarm does its work it sets the next one, so that a crash in it is not the end. */
 const ALARM_AGAIN_MS = 60_000;
 const SHORTEST_PAUSE_MS = 1_000;
@@ -46,6 +53,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   readonly #results: Results;
   readonly #records: Records;
   readonly #delivery: DeliveryLoop;
+  readonly #relay: Relay;
   readonly #isEnabled: boolean;
   readonly #log;
   #alarmAt: number | null = null;
@@ -54,22 +62,46 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     super(ctx, env);
     const conversationId = ctx.id.name ?? "";
     const sql = durableObjectSql(ctx.storage);
-    const { channels, conversationTtlSeconds: ttlSeconds, featureEnabled, ...parts } = this.partsOf(env);
+    const {
+      channels,
+      requireAllowed,
+      conversationTtlSeconds: ttlSeconds,
+      featureEnabled,
+      ...parts
+    } = this.partsOf(env);
     const log = createLogger({ now }, { conversationId });
     const breaker = createBreaker({ now, ...OF_AN_OBJECT });
     const storage = withBreaker(parts.storage, breaker, { refuses: true });
+    const sessions = createSessionStore(storage, log);
     const results = createResults({ sql, ttlSeconds });
+    const turn = createTurn();
+    const wait = (ms: number, signal?: AbortSignal) =>
+      scheduler.wait(ms, signal === undefined ? {} : { signal }).catch(() => {});
     const records = createRecords({
       conversationId,
       sql,
       storage,
-      sessions: createSessionStore(storage, log),
+      sessions,
       conversations: createConversationStore({ storage, log, now, ttlSeconds }),
       results,
       log,
       now,
       ttlSeconds,
       nextTryAt: breaker.nextTryAt,
+      connected: () => this.#relay.connection()?.session ?? null,
+    });
+    this.#relay = createRelay({
+      conversationId,
+      sql,
+      sockets: () => ctx.getWebSockets(RELAY),
+      parseSession: (text) => sessions.parse(conversationId, text),
+      requireAllowed,
+      records,
+      delivery: () => this.#delivery,
+      turn,
+      log,
+      now,
+      wait,
     });
     this.#results = results;
     this.#records = records;
@@ -77,13 +109,13 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     this.#isEnabled = featureEnabled;
     this.#delivery = createDeliveryLoop({
       results,
-      channels,
-      turn: createTurn(),
+      channels: [this.#relay.channel, ...channels],
+      turn,
       look: records.look,
-      isThere: (session) => records.current.isThere(session, now()),
+      isThere: records.isThere,
       log,
       now,
-      wait: (ms, signal) => scheduler.wait(ms, signal === undefined ? {} : { signal }).catch(() => {}),
+      wait,
     });
     results.recover(now());
     ctx.blockConcurrencyWhile(async () => {
@@ -92,6 +124,27 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   }
 
   protected abstract partsOf(env: Env): LiveConversationParts;
+
+  /** A page opens a line: `relayRequest` makes such a request. Answers with the page's end of it. */
+  override async fetch(request: Request): Promise<Response> {
+    const { 0: page, 1: socket } = new WebSocketPair();
+    this.ctx.acceptWebSocket(socket, [RELAY]);
+    this.ctx.setWebSocketAutoResponse(new WebSocketRequestResponsePair(RELAY_PING, RELAY_PONG));
+    this.#relay.accept(socket, callerOf(request));
+    return new Response(null, { status: 101, webSocket: page });
+  }
+
+  override async webSocketMessage(socket: WebSocket, message: string | ArrayBuffer): Promise<void> {
+    await this.#answer(() => this.#relay.receive(socket, message));
+  }
+
+  override async webSocketClose(socket: WebSocket): Promise<void> {
+    await this.#answer(() => this.#relay.closed(socket));
+  }
+
+  override async webSocketError(socket: WebSocket): Promise<void> {
+    await this.webSocketClose(socket);
+  }
 
   ping(): Answer<null> {
     return { value: null };
@@ -136,7 +189,10 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
 
   /** Ends a registration, or whichever is current where none is named. Returns whether it was current. */
   ended(registrationId?: string): Promise<Answer<boolean>> {
-    return this.#answer(() => this.#records.ended(registrationId ?? null));
+    return this.#answer(() => {
+      this.#relay.end("ended", registrationId);
+      return this.#records.ended(registrationId ?? null);
+    });
   }
 
   /** The live session as JSON, for who could not reach Redis. Throws StorageError where nobody can know. */
@@ -181,6 +237,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     return this.#answer(() => {
       const forgotten = this.#records.forget();
       this.#delivery.discard();
+      this.#relay.end("conversation_deleted");
       return forgotten;
     });
   }
@@ -215,21 +272,22 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   /** Leaves the object with an alarm no later than it is needed, or with nothing at all. */
   async #tidy(): Promise<void> {
     const isKnowing = this.#records.tidy();
-    const isLive = this.#records.current.alone(now()) !== null;
+    const isConnected = !this.#relay.isEmpty();
+    const isLive = isConnected || this.#records.current.alone(now()) !== null;
     const dues = [this.#results.nextDue(isLive, this.#isEnabled), this.#records.nextDue()].filter(
       (at) => at !== null,
     );
     const hasResults = !this.#results.isEmpty();
-    if (!isKnowing && !hasResults && dues.length === 0) return this.#deleteEverything();
+    if (!isKnowing && !hasResults && !isConnected && dues.length === 0) return this.#deleteEverything();
     // However often something cannot be done, it is not tried more than once in a while.
     const due = Math.max(Math.min(...dues), now() + SHORTEST_PAUSE_MS);
     if (due < (this.#alarmAt ?? Number.POSITIVE_INFINITY)) await this.#setAlarm(due);
   }
 
   async #deleteEverything(): Promise<void> {
-    if (!this.#results.exist() && !this.#records.exist()) return;
-    this.#results.forgetTables();
-    this.#records.forgetTables();
+    const parts = [this.#results, this.#records, this.#relay];
+    if (!parts.some((part) => part.exist())) return;
+    for (const part of parts) part.forgetTables();
     this.#alarmAt = null;
     await Promise.all([this.ctx.storage.deleteAlarm(), this.ctx.storage.deleteAll()]);
   }

@@ -5,22 +5,29 @@
  */
 import type { ConversationRecord, ConversationStore, Message } from "../conversation-store.ts";
 import { messageOfResult, messageText, resultMessageId, TOMBSTONE_SECONDS } from "../conversation-store.ts";
-import { ConversationDeletedError, isUnavailable, StorageError } from "../errors.ts";
+import { AppError, ConversationDeletedError, isUnavailable, StorageError } from "../errors.ts";
 import { byteLength, parseExactly, stringifyJson } from "../json.ts";
 import { keys } from "../keys.ts";
 import { type Logger, logFailure } from "../log.ts";
 import type { Result } from "../result.ts";
-import { SESSION_TTL_SECONDS, type SessionRecord, type SessionStore } from "../session-store.ts";
+import {
+  SESSION_TTL_SECONDS,
+  type SessionRecord,
+  type SessionStore,
+  sessionDeadline,
+} from "../session-store.ts";
 import { type Sql, tablesOf } from "../sql.ts";
 import { createQueue } from "../storage/queue.ts";
-import type { Storage, TtlSeconds, Write, WriteOutcome } from "../storage/storage.ts";
-import { type AgentConversation, agentConversationOf } from "./agent-conversation.ts";
+import type { ReadInCommit, SetWrite, Storage, TtlSeconds, Write, WriteOutcome } from "../storage/storage.ts";
+import { type AgentConversation, agentConversationOf, isSame } from "./agent-conversation.ts";
 import { createCurrentSession, hasEnded, isOlder } from "./current-session.ts";
 import type { Presence } from "./delivery.ts";
 import type { Results } from "./results.ts";
 
 /** Times to live and the index are renewed at most this often, in ms. */
 const RENEW_EVERY_MS = 60_000;
+/** How often the session of a page that is connected is renewed, in ms. */
+export const RENEW_SESSION_MS = 240_000;
 /** A registration that is younger than this, in ms, need not be looked for in Redis. */
 const FRESH_MS = 1_000;
 /** By then a request that timed out has been carried out or never will be, in ms. */
@@ -73,6 +80,8 @@ export type RecordsOptions = {
   ttlSeconds: TtlSeconds;
   /** When the storage may be tried again, in ms; null for at once. */
   nextTryAt: () => number | null;
+  /** The session of the page that is connected to the object, the newest if there are several; null where none is. */
+  connected: () => SessionRecord | null;
 };
 
 export type Records = ReturnType<typeof createRecords>;
@@ -218,14 +227,14 @@ export function createRecords(options: RecordsOptions) {
   }
 
   /**
-   * One request: reads the session where it is asked for, appends what the history lacks, renews what is due.
-   * Returns the text of the session. Throws StorageError.
+   * One request: reads or writes the session where that is asked for, appends what the history lacks, renews what is
+   * due. Returns the text of a session that was read. Throws StorageError.
    */
-  async function exchange(readsSession: boolean): Promise<string | null> {
+  async function exchange(onSession?: ReadInCommit | SetWrite): Promise<string | null> {
     const messages = missingMessages();
     const renewed = renewal(messages.writes.length > 0);
-    const reads: Write[] = readsSession ? [{ type: "get", key: keys.session(conversationId) }] : [];
-    const writes = [...reads, ...messages.writes, ...renewed.writes];
+    const first: Write[] = onSession === undefined ? [] : [onSession];
+    const writes = [...first, ...messages.writes, ...renewed.writes];
     if (writes.length === 0) return null;
     let outcomes: WriteOutcome[];
     try {
@@ -238,10 +247,10 @@ export function createRecords(options: RecordsOptions) {
     sql.transaction(() => {
       messages.note();
       // It may have been deleted meanwhile.
-      if (!isDeleted()) renewed.note(outcomes.slice(reads.length + messages.writes.length));
+      if (!isDeleted()) renewed.note(outcomes.slice(first.length + messages.writes.length));
     });
     conversations.reportDropped(conversationId, writes, outcomes);
-    return readsSession ? (outcomes[0] as string | null) : null;
+    return onSession?.type === "get" ? (outcomes[0] as string | null) : null;
   }
 
   /** After a failure: whoever is out of reach is tried again by the alarm, and so is who refuses, ever more rarely. */
@@ -288,19 +297,84 @@ export function createRecords(options: RecordsOptions) {
     return isDeleted() ? null : current.choose(inRedis, now());
   }
 
-  return {
+  /** The session of the page that is connected, with what became known of it since. */
+  function connected(): SessionRecord | null {
+    const session = options.connected();
+    const record = session === null ? null : (current.copy(now())?.record ?? null);
+    return record?.registrationId === session?.registrationId ? record : session;
+  }
+
+  /**
+   * Makes the session of a page that is connected the current one. `then` is called before anything else is looked for.
+   */
+  async function attach(session: SessionRecord, to: AgentConversation, then: () => void): Promise<boolean> {
+    requireStanding();
+    const before = current.copy(now());
+    const copy = { registrationId: session.registrationId, since: now() };
+    noteActivity();
+    sql.transaction(() => {
+      current.set(session, copy.since, "set");
+      note({ hadSession: 1 });
+      results.identify(to);
+    });
+    await inTurn(async () => {
+      const [key, value] = [keys.session(conversationId), stringifyJson(session)];
+      try {
+        await exchange({ type: "set", key, value, ttlSeconds: SESSION_TTL_SECONDS });
+        // Where one before it is still to be saved, a late request of that may yet take its place.
+        if (before?.unsaved !== "set") current.saved(copy);
+      } catch (error) {
+        noteFailure("attach", error);
+        lookAgain();
+      }
+      requireStanding();
+      then();
+    });
+    return before?.record != null && !isSame(await agentConversationOf(before.record), to);
+  }
+
+  /** Keeps the session of the page that is connected alive; where there is no session any more, it is the next one. */
+  async function keepConnected(): Promise<void> {
+    const session = connected();
+    if (session === null || (keepDueAt() ?? Number.POSITIVE_INFINITY) > now()) return;
+    const { registrationId } = session;
+    try {
+      if (current.alone(now()) !== null) {
+        if ((await records.renew(registrationId)) !== null) return;
+        // It is another's by now.
+        if (current.alone(now())?.registrationId !== registrationId) return;
+      }
+      if (options.connected()?.registrationId === registrationId) await records.follow(session);
+    } catch (error) {
+      if (!(error instanceof AppError)) throw error;
+    }
+  }
+
+  /** When the session of the page that is connected is to be seen to, in ms. */
+  function keepDueAt(): number | null {
+    const session = connected();
+    if (session === null || isDeleted()) return null;
+    const alone = current.alone(now());
+    if (alone === null) return now();
+    if (alone.registrationId !== session.registrationId) return null;
+    return Date.parse(alone.renewedAt ?? alone.createdAt) + RENEW_SESSION_MS;
+  }
+
+  const records = {
     current,
     isDeleted,
     noteActivity,
 
-    /** Who is there. A registration that has just come here need not be looked for. */
+    /** Who is there. A page that is connected, and a registration that has just come here, need not be looked for. */
     look: (): Promise<Presence> =>
       inTurn(async () => {
         const copy = current.copy(now());
-        const isFresh = copy?.record != null && now() - copy.since < FRESH_MS;
+        const isFresh = connected() !== null || (copy?.record != null && now() - copy.since < FRESH_MS);
         let session: SessionRecord | null;
         try {
-          const text = await exchange(!isFresh);
+          const text = await exchange(
+            isFresh ? undefined : { type: "get", key: keys.session(conversationId) },
+          );
           const inRedis = text === null ? null : sessions.parse(conversationId, text);
           session = isFresh ? current.alone(now()) : current.choose(inRedis, now());
         } catch (error) {
@@ -311,8 +385,43 @@ export function createRecords(options: RecordsOptions) {
           session = isUnavailable(error) ? alone() : await readSession().catch(alone);
         }
         if (isDeleted()) return { session: null, hadSession: false };
+        session = connected() ?? session;
         if (session !== null) note({ hadSession: 1 });
         return { session, hadSession: book.hadSession === 1 };
+      }),
+
+    /** Whether a session that was looked for a moment ago still counts. */
+    isThere(session: SessionRecord): boolean {
+      const { registrationId, agentSessionId } = connected() ?? {};
+      if (registrationId === undefined) return current.isThere(session, now());
+      return registrationId === session.registrationId && agentSessionId === session.agentSessionId;
+    },
+
+    attach,
+
+    /** The page that is connected is the session from now on, because whoever was it went. */
+    async follow(session: SessionRecord): Promise<void> {
+      const { renewedAt: _, ...first } = session;
+      const record = { ...first, createdAt: new Date(now()).toISOString() };
+      await attach(record, await agentConversationOf(record), () => {});
+    },
+
+    /** The page of this registration has lost its connection: its session lives on, out of reach, for the time it has left. */
+    disconnected: (registrationId: string): Promise<void> =>
+      inTurn(async () => {
+        const record = current.alone(now());
+        if (record === null || record.registrationId !== registrationId) return;
+        current.amend(registrationId, { channel: null });
+        const ttlSeconds = ((sessionDeadline(record) ?? now()) - now()) / 1000;
+        const change = (text: string) => {
+          const standing = sessions.parse(conversationId, text);
+          return standing?.registrationId === registrationId
+            ? stringifyJson({ ...standing, channel: null })
+            : undefined;
+        };
+        await storage
+          .update(keys.session(conversationId), change, ttlSeconds)
+          .catch((error: unknown) => noteFailure("disconnected", error));
       }),
 
     /**
@@ -340,7 +449,7 @@ export function createRecords(options: RecordsOptions) {
       await inTurn(async () => {
         try {
           await saveSession();
-          await exchange(false);
+          await exchange();
         } catch (error) {
           noteFailure("registered", error);
           lookAgain();
@@ -353,7 +462,7 @@ export function createRecords(options: RecordsOptions) {
      * Lets a registration live another 600 s. Null where it is not, or no longer, the current one. Throws
      * ConversationDeletedError, and StorageError where nobody can know.
      */
-    renew: (registrationId: string, agentSessionId: string | undefined): Promise<SessionRecord | null> =>
+    renew: (registrationId: string, agentSessionId?: string): Promise<SessionRecord | null> =>
       inTurn(async () => {
         requireStanding();
         const renewedAt = new Date(now()).toISOString();
@@ -396,7 +505,7 @@ export function createRecords(options: RecordsOptions) {
         results.identify(to);
         try {
           await saveSession();
-          await exchange(false);
+          await exchange();
         } catch (error) {
           noteFailure("renew", error);
         }
@@ -453,7 +562,7 @@ export function createRecords(options: RecordsOptions) {
         // Nor is it known what Redis has, if it has been away.
         lookAgain();
         try {
-          await exchange(false);
+          await exchange();
         } catch (error) {
           noteFailure("append", error);
           if (!isUnavailable(error)) {
@@ -470,7 +579,7 @@ export function createRecords(options: RecordsOptions) {
         requireStanding();
         note({ creation: stringifyJson(record), known: 0, renewDueAt: now() });
         try {
-          await exchange(false);
+          await exchange();
         } catch (error) {
           noteFailure("create", error);
           if (!isUnavailable(error)) throw error;
@@ -504,31 +613,35 @@ export function createRecords(options: RecordsOptions) {
       });
     },
 
-    /** Gives Redis what it lacks, as far as it takes it now. */
-    giveBack: (): Promise<void> =>
-      inTurn(async () => {
-        if (now() < pausedUntil) return;
+    /** Gives Redis what it lacks, as far as it takes it now, and keeps the session of a page that is connected. */
+    async giveBack(): Promise<void> {
+      if (now() < pausedUntil) return;
+      await keepConnected();
+      await inTurn(async () => {
         try {
           if (isDeleted() && book.deletionDue === 1) {
             await storage.commit(conversations.deleteWrites(conversationId, book.deletedAt ?? now()));
             note({ deletionDue: 0 });
           }
           await saveSession();
-          do await exchange(false);
+          do await exchange();
           while (lacksMessages());
         } catch (error) {
           noteFailure("give back", error);
         }
-      }),
+      });
+    },
 
     /** When something has to be done next, in ms; null for never. */
     nextDue(): number | null {
       const lacks =
         book.deletionDue === 1 || (current.copy(now())?.unsaved ?? null) !== null || lacksMessages();
       const retryAt = Math.max(now() + FIRST_PAUSE_MS, nextTryAt() ?? 0, pausedUntil);
+      const keepAt = keepDueAt();
       const due = [
         book.renewDueAt === null ? bookEndsAt() : Math.max(book.renewDueAt, retryAt),
         lacks ? retryAt : null,
+        keepAt === null ? null : Math.max(keepAt, pausedUntil),
         current.diesAt(),
       ].filter((at) => at !== null);
       return due.length === 0 ? null : Math.min(...due);
@@ -552,6 +665,7 @@ export function createRecords(options: RecordsOptions) {
       mayHoldMessages = false;
     },
   };
+  return records;
 
   function lacksMessages(): boolean {
     return outbox(1).length + results.notInHistory(1).length > 0;

@@ -10,6 +10,8 @@
  * | `unconfirmed` | it may have been heard | `say`, once more, in another agent conversation; `acknowledge`; `expire` |
  * | `delivered`, `expired`, `superseded`, `dropped` | settled | forgotten 48 h later |
  *
+ * What is being said or `unconfirmed` also goes back where it was before by `disprove`.
+ *
  * A result that was told twice without a confirmation is given up: it stays `unconfirmed` and is settled.
  */
 import type { ChannelName, PushOutcome } from "../push/channel.ts";
@@ -70,6 +72,8 @@ export type ResultRow = {
   tellings: number;
   /** Where it may have been heard last. */
   toldTo: AgentConversation | null;
+  /** Where it is being said now. */
+  sayingTo: AgentConversation | null;
   /** The registration that did not take it. */
   failedFor: string | null;
   retryAt: number | null;
@@ -424,6 +428,37 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
       );
     },
 
+    /**
+     * Whoever was told last proves that it was not heard: it stands where it stood before, and is tried again, at
+     * `retryAt` with the registration `failedFor`, at once with any other. Returns the ids.
+     */
+    disprove(
+      isIt: (row: ResultRow) => boolean,
+      outcome: "refused" | "unreachable",
+      { failedFor = null, retryAt = null }: { failedFor?: string | null; retryAt?: number | null } = {},
+    ): string[] {
+      return sql.transaction(() =>
+        rows("status = 'saying' OR (status = 'unconfirmed' AND text IS NOT NULL)")
+          .filter((row) => isIt(read(row)))
+          .map((row) => {
+            const tellings = row.status === "saying" ? row.tellings : row.tellings - 1;
+            sql.rows(
+              `UPDATE results SET status = ?, reason = 'push_failed', attempts = ?, tellings = ?, told_to = ?,
+                 saying_to = NULL, failed_for = ?, retry_at = ?, settled_at = NULL WHERE seq = ?`,
+              tellings > 0 ? "unconfirmed" : "waiting",
+              lastAttemptIs(row, { outcome }),
+              tellings,
+              // Of two tellings, the first was to an agent conversation that is over.
+              row.status === "saying" ? row.told_to : null,
+              failedFor,
+              retryAt,
+              row.seq,
+            );
+            return row.request_id;
+          }),
+      );
+    },
+
     /** After a restart: a frame that was on its way may have been heard. Returns the ids. */
     recover(now: number): string[] {
       return sql.transaction(() =>
@@ -513,6 +548,7 @@ function read(row: Row): ResultRow {
     attempts: JSON.parse(row.attempts) as Attempt[],
     tellings: row.tellings,
     toldTo: row.told_to === null ? null : (JSON.parse(row.told_to) as AgentConversation),
+    sayingTo: row.saying_to === null ? null : (JSON.parse(row.saying_to) as AgentConversation),
     failedFor: row.failed_for,
     retryAt: row.retry_at,
     receivedAt: row.received_at,

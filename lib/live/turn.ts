@@ -6,14 +6,13 @@
 
 /** The longest that a result waits for its turn, in ms. */
 export const LONGEST_HOLD_MS = 8_000;
-/** The agent's mode flaps to `listening` in mid-speech; it counts once it has lasted. */
-const LISTENING_SETTLES_MS = 500;
 /** How long a sign of the user speaking holds, when no further one comes. */
 const USER_SPEAKS_MS = 1_500;
 
 /** What a connection reports; `at` in ms since the epoch. */
 export type TurnEvent =
-  | { type: "agent_speaking" | "agent_listening" | "user_activity"; at: number }
+  | { type: "agent_speaking" | "agent_listening" }
+  | { type: "user_activity"; at: number }
   /** The connection went: nothing is known any more. */
   | { type: "unknown" };
 
@@ -25,7 +24,6 @@ export interface Turn {
 
 export function createTurn(): Turn {
   let isAgentSpeaking = false;
-  let agentQuietAt = Number.NEGATIVE_INFINITY;
   let userQuietAt = Number.NEGATIVE_INFINITY;
   return {
     note(event) {
@@ -34,7 +32,6 @@ export function createTurn(): Turn {
           isAgentSpeaking = true;
           return;
         case "agent_listening":
-          if (isAgentSpeaking) agentQuietAt = event.at + LISTENING_SETTLES_MS;
           isAgentSpeaking = false;
           return;
         case "user_activity":
@@ -42,14 +39,13 @@ export function createTurn(): Turn {
           return;
         case "unknown":
           isAgentSpeaking = false;
-          agentQuietAt = userQuietAt = Number.NEGATIVE_INFINITY;
+          userQuietAt = Number.NEGATIVE_INFINITY;
       }
     },
 
     busyUntil(now) {
       if (isAgentSpeaking) return now + LONGEST_HOLD_MS;
-      const quietAt = Math.max(agentQuietAt, userQuietAt);
-      return now < quietAt ? quietAt : null;
+      return now < userQuietAt ? userQuietAt : null;
     },
   };
 }

@@ -10,6 +10,7 @@ export type ChannelName = "relay" | "proxy" | "monitor" | "socket";
 /** What a channel may know of a session. */
 export type PushableSession = {
   conversationId: string;
+  registrationId: string;
   /** The URL exactly as it was registered; absent only for WebRTC. */
   wsUrl?: string | undefined;
   /** The agent's own id of the conversation, where the page knew it. */

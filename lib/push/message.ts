@@ -12,6 +12,8 @@ import { type Delivery, type Result, resultText } from "../result.ts";
 export type PushMessage = {
   /** The results that are told, oldest first. */
   requestIds: readonly string[];
+  /** The same, whole. */
+  results: readonly Result[];
   delivery: Delivery;
   text: string;
   /** Names what the text is about; a newer context of the same id replaces an older one. */
@@ -49,7 +51,7 @@ export function messageOf(
     const frame = frameOf(first, fence, head);
     const { requestId } = first.result;
     const text = filled(frame, outputOf(first.result), MAX_PUSH_CHARACTERS - lengthOf(frame));
-    return { requestIds: [requestId], delivery, contextId: requestId, text };
+    return { requestIds: [requestId], results: [first.result], delivery, contextId: requestId, text };
   }
   const head = `[Background task results] ${tellings.length} tasks have finished, oldest first.\n${NOTICE(fence)}\n`;
   const frames = tellings.map((telling, i) =>
@@ -71,6 +73,7 @@ export function messageOf(
   const isCut = outputs.some((output, i) => output.isCut || output.text.length > (given[i] ?? 0));
   return {
     requestIds: listed.map(({ result }) => result.requestId),
+    results: listed.map(({ result }) => result),
     delivery,
     contextId: `results:${first.result.requestId}`,
     text: (head + entries.join("") + (isCut ? CUT_NOTICE : "")).trimEnd(),

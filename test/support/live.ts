@@ -6,8 +6,9 @@ import { createConversationStore } from "../../lib/conversation-store.ts";
 import { StorageError } from "../../lib/errors.ts";
 import { stringifyJson } from "../../lib/json.ts";
 import { agentConversationOf } from "../../lib/live/agent-conversation.ts";
-import { createDeliveryLoop } from "../../lib/live/delivery.ts";
+import { createDeliveryLoop, type DeliveryLoop } from "../../lib/live/delivery.ts";
 import { createRecords } from "../../lib/live/records.ts";
+import { createRelay, type Relay } from "../../lib/live/relay.ts";
 import { createResults, type ResultRow } from "../../lib/live/results.ts";
 import { createTurn } from "../../lib/live/turn.ts";
 import { createLogger } from "../../lib/log.ts";
@@ -119,6 +120,8 @@ export function testConversation({
   const conversations = createConversationStore({ storage, log, now, ttlSeconds: TTL_SECONDS });
   const sql = memorySql();
   const turn = createTurn();
+  /** What the runtime holds, whether the object is in memory or not. */
+  const sockets: WebSocket[] = [];
 
   function start() {
     const results = createResults({ sql, ttlSeconds: TTL_SECONDS });
@@ -132,20 +135,37 @@ export function testConversation({
       log,
       now,
       ttlSeconds: TTL_SECONDS,
+      connected: () => relay.connection()?.session ?? null,
       nextTryAt: () => null,
     });
-    const delivery = createDeliveryLoop({
+    const relay: Relay = createRelay({
+      conversationId,
+      sql,
+      sockets: () => sockets,
+      parseSession: (text) => sessions.parse(conversationId, text),
+      requireAllowed: () => {},
+      records,
+      delivery: () => delivery,
+      turn,
+      log,
+      now,
+      wait,
+    });
+    const delivery: DeliveryLoop = createDeliveryLoop({
       results,
-      channels: channels?.(pushed) ?? [createTestChannel(pushed, onPush === undefined ? {} : { onPush })],
+      channels: [
+        relay.channel,
+        ...(channels?.(pushed) ?? [createTestChannel(pushed, onPush === undefined ? {} : { onPush })]),
+      ],
       turn,
       look: records.look,
-      isThere: (session) => records.current.isThere(session, now()),
+      isThere: records.isThere,
       log,
       now,
       wait,
     });
     results.recover(now());
-    return { results, records, delivery };
+    return { results, records, delivery, relay };
   }
   let life = start();
 

@@ -510,7 +510,7 @@ describe("what is not configured is closed", () => {
       version: expect.stringMatching(/^\d+\.\d+\.\d+$/),
       features: { agent: true, auth: true, monitor: false, rateLimits: false },
       storage: "embedded",
-      channels: ["socket"],
+      channels: ["relay", "socket"],
       ttlSeconds: { session: 600, conversation: 2_592_000, state: 3_600 },
       problems: [],
     });
