@@ -86,6 +86,8 @@ const FORWARDED: { [name in keyof Required<Environment>]: true } = {
   ELEVENLABS_API_KEY: true,
   ELEVENLABS_API_URL: true,
   ELEVENLABS_AGENT_ID: true,
+  ELEVENLABS_AGENT_IDS: true,
+  ELEVENLABS_TRANSCRIPTS: true,
   ELEVENLABS_MONITOR: true,
 };
 

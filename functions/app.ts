@@ -16,6 +16,7 @@ import { answerError, ProblemError } from "./problem.ts";
 import { limitClient } from "./rate-limit.ts";
 import { results } from "./results.ts";
 import { sessions } from "./sessions.ts";
+import { signedUrls } from "./signed-url.ts";
 import { memories, states } from "./state.ts";
 import { streams } from "./stream.ts";
 
@@ -47,6 +48,7 @@ const api = new Hono<AppEnv>()
   .post("/:id/callback", requireWebhookCredential, handleCallback)
   .route("/", results)
   .route("/", streams)
+  .route("/", signedUrls)
   .route("/", conversations)
   .route("/", sessions);
 

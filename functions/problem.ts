@@ -27,6 +27,8 @@ export const STATUS_OF_CODE = {
   request_id_reused: 422,
   rate_limited: 429,
   internal_error: 500,
+  provider_refused: 502,
+  provider_unavailable: 503,
   feature_disabled: 503,
   misconfigured: 503,
   storage_unavailable: 503,
@@ -49,6 +51,7 @@ const TITLE_OF_STATUS: Record<(typeof STATUS_OF_CODE)[ProblemCode], string> = {
   426: "Upgrade Required",
   429: "Too Many Requests",
   500: "Internal Server Error",
+  502: "Bad Gateway",
   503: "Service Unavailable",
 };
 

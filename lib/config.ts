@@ -8,6 +8,7 @@ import { parseSecretList } from "./auth/secrets.ts";
 import { MAX_STATE_TTL_SECONDS, STATE_TTL_SECONDS } from "./conversation-state.ts";
 import type { Issue } from "./errors.ts";
 import { describeIssues } from "./json.ts";
+import { isAgentId } from "./keys.ts";
 import {
   type AllowedHosts,
   ELEVENLABS_HOSTS,
@@ -44,14 +45,19 @@ function wholeSeconds(fallback: number, min: number, max: number) {
   );
 }
 
-const originList = v.pipe(
+/** Texts separated by commas; blanks around them and empty ones do not matter. */
+const list = v.pipe(
   text,
   v.transform((value) =>
     value
       .split(",")
-      .map((origin) => origin.trim())
-      .filter((origin) => origin !== ""),
+      .map((entry) => entry.trim())
+      .filter((entry) => entry !== ""),
   ),
+);
+
+const originList = v.pipe(
+  list,
   v.check(
     (origins) => origins.every(isOrigin),
     "must be origins such as https://app.example, separated by commas",
@@ -121,6 +127,11 @@ const environmentSchema = v.object({
     v.check(isApiOrigin, "must be an https origin such as https://api.elevenlabs.io"),
   ),
   ELEVENLABS_AGENT_ID: text,
+  ELEVENLABS_AGENT_IDS: v.pipe(
+    list,
+    v.check((ids) => ids.every(isAgentId), "must be ids of agents, separated by commas"),
+  ),
+  ELEVENLABS_TRANSCRIPTS: flag(false),
   ELEVENLABS_MONITOR: v.pipe(
     text,
     v.picklist(["", "false", "true", "all"], 'must be "true", "false" or "all"'),
@@ -153,8 +164,17 @@ export type Config = {
   pushAllowedHosts: AllowedHosts;
   /** Whether the objects keep copies of state and memory, to be read while Redis is down. */
   outageCopies: boolean;
-  /** `apiUrl` is an origin; the key goes to the API hosts of ElevenLabs and to its host, and nowhere else. */
-  elevenLabs: { apiKey: string; apiUrl: string; agentId: string; monitor: MonitorUse };
+  elevenLabs: {
+    /** Goes to the API hosts of ElevenLabs and to the host of `apiUrl`, an origin, and nowhere else. */
+    apiKey: string;
+    apiUrl: string;
+    agentId: string;
+    /** The agents that pages may start with the key. */
+    agentIds: readonly string[];
+    /** Whether what is said in a proxied conversation is put into its history. */
+    transcripts: boolean;
+    monitor: MonitorUse;
+  };
 };
 
 /** What decides who comes in; weak secrets are left out. */
@@ -218,8 +238,13 @@ export function parseConfig(environment: Environment): ParsedConfig {
   const problems: Issue[] = [];
   const storage =
     env.STORAGE === "embedded" ? ({ kind: "embedded" } as const) : upstashStorage(env, problems);
-  if (env.ELEVENLABS_MONITOR !== "off" && env.ELEVENLABS_API_KEY === "") {
-    problems.push({ path: "ELEVENLABS_API_KEY", message: "is required for ELEVENLABS_MONITOR" });
+  if (env.ELEVENLABS_API_KEY === "") {
+    const needing = [
+      ...(env.ELEVENLABS_MONITOR === "off" ? [] : ["ELEVENLABS_MONITOR"]),
+      ...(env.ELEVENLABS_AGENT_IDS.length === 0 ? [] : ["ELEVENLABS_AGENT_IDS"]),
+    ];
+    for (const name of needing)
+      problems.push({ path: "ELEVENLABS_API_KEY", message: `is required for ${name}` });
   }
   if (problems.length > 0 || storage === null) return { ok: false, problems };
   return {
@@ -239,6 +264,8 @@ export function parseConfig(environment: Environment): ParsedConfig {
         apiKey: env.ELEVENLABS_API_KEY,
         apiUrl: env.ELEVENLABS_API_URL,
         agentId: env.ELEVENLABS_AGENT_ID,
+        agentIds: env.ELEVENLABS_AGENT_IDS,
+        transcripts: env.ELEVENLABS_TRANSCRIPTS,
         monitor: env.ELEVENLABS_MONITOR,
       },
     },

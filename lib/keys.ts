@@ -6,7 +6,7 @@ import { InvalidIdError } from "./errors.ts";
 
 const CONVERSATION_ID = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
 const REQUEST_ID = /^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$/;
-const AGENT_SESSION_ID = /^[A-Za-z0-9_-]{1,128}$/;
+const PROVIDER_ID = /^[A-Za-z0-9_-]{1,128}$/;
 /** Path segments of the HTTP contract that stand where a conversation id would. */
 const RESERVED = new Set(["new", "list"]);
 
@@ -19,9 +19,14 @@ export function isRequestId(id: string): boolean {
   return REQUEST_ID.test(id);
 }
 
-/** The agent's own ids, where they are to name a record or to stand in a URL. */
+/** The provider's ids of agent conversations, where they are to name a record or to stand in a URL. */
 export function isAgentSessionId(id: string): boolean {
-  return AGENT_SESSION_ID.test(id);
+  return PROVIDER_ID.test(id);
+}
+
+/** The provider's ids of agents. */
+export function isAgentId(id: string): boolean {
+  return PROVIDER_ID.test(id);
 }
 
 /** Returns `id` if it can name a conversation (or another record of ours). Throws InvalidIdError. */

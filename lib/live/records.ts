@@ -333,12 +333,14 @@ export function createRecords(options: RecordsOptions) {
     return before?.record != null && !isSame(await agentConversationOf(before.record), to);
   }
 
-  /** Keeps the session of the page that is connected alive; where there is no session any more, it is the next one. */
+  /** Keeps the session of the page that is connected alive; where there is no session any more, that is the next one. */
   async function keepConnected(): Promise<void> {
+    if ((keepDueAt() ?? Number.POSITIVE_INFINITY) > now()) return;
     const session = connected();
-    if (session === null || (keepDueAt() ?? Number.POSITIVE_INFINITY) > now()) return;
-    const { registrationId } = session;
+    const registrationId = session?.registrationId ?? current.alone(now())?.registrationId ?? "";
     try {
+      // It was lost while nobody was here to see it.
+      if (session === null) return await records.disconnected(registrationId);
       if (current.alone(now()) !== null) {
         if ((await records.renew(registrationId)) !== null) return;
         // It is another's by now.
@@ -352,9 +354,9 @@ export function createRecords(options: RecordsOptions) {
 
   /** When the session of the page that is connected is to be seen to, in ms. */
   function keepDueAt(): number | null {
-    const session = connected();
-    if (session === null || isDeleted()) return null;
-    const alone = current.alone(now());
+    const [session, alone] = [connected(), current.alone(now())];
+    if (isDeleted()) return null;
+    if (session === null) return alone?.channel == null ? null : now();
     if (alone === null) return now();
     if (alone.registrationId !== session.registrationId) return null;
     return Date.parse(alone.renewedAt ?? alone.createdAt) + RENEW_SESSION_MS;

@@ -25,7 +25,7 @@ const NO_STATUS = 1005;
 
 /** Dials, sends one frame and closes. Redirects are not followed: they could lead anywhere. Never throws. */
 export async function dialAndSend({ url, headers, frame, isReady }: DialOptions): Promise<PushOutcome> {
-  const opened = await open(url, headers);
+  const opened = await openInTime(url, headers);
   if ("outcome" in opened) return opened;
   const { socket } = opened;
 
@@ -55,33 +55,49 @@ export async function dialAndSend({ url, headers, frame, isReady }: DialOptions)
   return result;
 }
 
-async function open(
+/** No connection came about: nobody answered, or the peer did not want one. */
+export type NotOpened = { outcome: "unreachable" | "refused" };
+
+/**
+ * Opens a WebSocket, not yet accepted. Redirects are not followed. `signal` gives up; aborted later, it would cut the
+ * socket too. Never throws.
+ */
+export async function openSocket(
   url: URL,
-  headers: Record<string, string> = {},
-): Promise<{ socket: WebSocket } | PushOutcome> {
+  headers: Record<string, string>,
+  signal: AbortSignal,
+): Promise<{ socket: WebSocket } | NotOpened> {
   const target = new URL(url);
   target.protocol = url.protocol === "ws:" ? "http:" : "https:";
-  // Cleared once the socket is open: the signal of the handshake would otherwise cut the socket too.
-  const deadline = new AbortController();
-  const timer = setTimeout(() => deadline.abort(), DIAL_DEADLINE_MS);
   try {
     const response = await fetch(target, {
       headers: { ...headers, Upgrade: "websocket" },
       redirect: "manual",
-      signal: deadline.signal,
+      signal,
     });
     if (response.webSocket) return { socket: response.webSocket };
     await response.body?.cancel();
     return { outcome: response.status >= 500 ? "unreachable" : "refused" };
   } catch {
     return { outcome: "unreachable" };
+  }
+}
+
+async function openInTime(
+  url: URL,
+  headers: Record<string, string> = {},
+): Promise<{ socket: WebSocket } | NotOpened> {
+  const deadline = new AbortController();
+  const timer = setTimeout(() => deadline.abort(), DIAL_DEADLINE_MS);
+  try {
+    return await openSocket(url, headers, deadline.signal);
   } finally {
     clearTimeout(timer);
   }
 }
 
 /** Closing codes that say of what came before them that it was not taken: https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1 */
-const NOT_TAKEN = new Set([1003, 1007, 1008, 1009, 1010]);
+export const NOT_TAKEN: ReadonlySet<number> = new Set([1003, 1007, 1008, 1009, 1010]);
 
 function judge(closeCode: number): PushOutcome {
   if (closeCode === NORMAL_CLOSURE || closeCode === NO_STATUS) return { outcome: "delivered" };

@@ -14,6 +14,7 @@ import { createTurn } from "../../lib/live/turn.ts";
 import { createLogger } from "../../lib/log.ts";
 import type { Channel, ChannelName, PushOutcome } from "../../lib/push/channel.ts";
 import type { PushMessage } from "../../lib/push/message.ts";
+import type { Caller } from "../../lib/registration.ts";
 import { parseCallback, type Result } from "../../lib/result.ts";
 import {
   createSessionStore,
@@ -175,6 +176,7 @@ export function testConversation({
     lines,
     turn,
     hooks,
+    storage,
     conversations,
     sessions,
     get results() {
@@ -229,6 +231,79 @@ export function testConversation({
       await registered;
       if (rests) await life.delivery.rest();
       return session;
+    },
+
+    /** A page opens a line, and a frame of it is taken; nothing is answered but what `frames` and `closing` show. */
+    open(caller: Caller = { kind: "page", agentSessionId: undefined }) {
+      const frames: { type: string; [field: string]: unknown }[] = [];
+      let attachment: unknown = null;
+      const socket = {
+        readyState: 1,
+        closing: null as { code: number; reason: string } | null,
+        send(text: string) {
+          if (socket.readyState !== 1) throw new TypeError("the socket is not open");
+          frames.push(JSON.parse(text));
+        },
+        close(code: number, reason: string) {
+          if (socket.readyState !== 1) return;
+          socket.closing = { code, reason };
+          socket.readyState = 3;
+          sockets.splice(sockets.indexOf(handle), 1);
+        },
+        serializeAttachment(value: unknown) {
+          attachment = structuredClone(value);
+        },
+        deserializeAttachment: () => structuredClone(attachment),
+      };
+      const handle = socket as unknown as WebSocket;
+      sockets.push(handle);
+      life.relay.accept(handle, caller);
+      const line = {
+        frames,
+        socket,
+        pushes: () =>
+          frames.filter(({ type }) => type === "push").map(({ requestIds }) => requestIds as string[]),
+        say: (frame: unknown) =>
+          life.relay.receive(handle, typeof frame === "string" ? frame : JSON.stringify(frame)),
+        hello: (fields: object = {}) => line.say({ type: "hello", ...fields }),
+        ack: (...requestIds: string[]) => line.say({ type: "ack", requestIds }),
+        /** The connection breaks, and the object is told. */
+        async lose(): Promise<void> {
+          line.die();
+          await life.relay.closed(handle);
+        },
+        /** The connection breaks while the object is not in memory. */
+        die(): void {
+          socket.readyState = 3;
+          if (sockets.includes(handle)) sockets.splice(sockets.indexOf(handle), 1);
+        },
+      };
+      return line;
+    },
+
+    /** Deletes the conversation. */
+    forget(): Promise<boolean> {
+      const forgotten = life.records.forget();
+      life.delivery.discard();
+      life.relay.end("conversation_deleted");
+      return forgotten;
+    },
+
+    /** When the alarm is due next. */
+    nextDue(): number | null {
+      const isLive = !life.relay.isEmpty() || life.records.current.alone(now()) !== null;
+      const dues = [life.results.nextDue(isLive), life.records.nextDue()].filter((at) => at !== null);
+      return dues.length === 0 ? null : Math.min(...dues);
+    },
+
+    /** Turns the clock, with every alarm that falls due on the way. */
+    async live(ms: number): Promise<void> {
+      for (const end = now() + ms; now() < end; ) {
+        // Like the object's own alarm: never twice in a second.
+        const due = Math.max(tester.nextDue() ?? end, now() + 1_000);
+        await clock.advance(Math.min(due, end) - now());
+        if (due <= now()) await tester.alarm();
+      }
     },
 
     /** What the alarm does. */

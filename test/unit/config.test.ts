@@ -33,7 +33,12 @@ test("the defaults are closed and off", () => {
     stateTtlSeconds: 3_600,
     useRedisSessions: true,
     webhookRequiresSignature: false,
-    elevenLabs: { monitor: "off", apiUrl: "https://api.elevenlabs.io" },
+    elevenLabs: {
+      monitor: "off",
+      apiUrl: "https://api.elevenlabs.io",
+      agentIds: [],
+      transcripts: false,
+    },
   });
   expect(configOf(MINIMAL).pushAllowedHosts.map(({ host }) => host)).toContain("api.elevenlabs.io");
 });
@@ -149,6 +154,9 @@ test.each<[keyof Environment, string]>([
   ["ELEVENLABS_API_URL", "https://api.elevenlabs.io/v1"],
   ["ELEVENLABS_API_URL", "https://user:password@api.elevenlabs.io"],
   ["ELEVENLABS_API_URL", "api.elevenlabs.io"],
+  ["ELEVENLABS_AGENT_IDS", "agent one"],
+  ["ELEVENLABS_AGENT_IDS", "agent_1;agent_2"],
+  ["ELEVENLABS_TRANSCRIPTS", "yes"],
   ["PUSH_ALLOWED_HOSTS", "*.github.io"],
   ["ALLOWED_ORIGINS", "https://app.example/path"],
   ["ALLOWED_ORIGINS", "*"],
@@ -180,8 +188,21 @@ test("the assistant's memory may be kept by each isolate", () => {
   expect(configOf({ ...MINIMAL, USE_REDIS_SESSIONS: "false" }).useRedisSessions).toBe(false);
 });
 
-test("the monitor needs an API key", () => {
-  expect(problemsOf({ ...MINIMAL, ELEVENLABS_MONITOR: "true" })).toEqual(["ELEVENLABS_API_KEY"]);
+test.each<keyof Environment>(["ELEVENLABS_MONITOR", "ELEVENLABS_AGENT_IDS"])(
+  "%s needs an API key",
+  (name) => {
+    expect(problemsOf({ ...MINIMAL, [name]: "true" })).toEqual(["ELEVENLABS_API_KEY"]);
+    expect(problemsOf({ ...MINIMAL, [name]: "true", ELEVENLABS_API_KEY: "k" })).toEqual([]);
+  },
+);
+
+test("the agents that pages may start are listed", () => {
+  const environment = {
+    ...MINIMAL,
+    ELEVENLABS_AGENT_IDS: " agent_1,, J3Pbu5gP6NNKBscdCdwB ,",
+    ELEVENLABS_API_KEY: "k",
+  };
+  expect(configOf(environment).elevenLabs.agentIds).toEqual(["agent_1", "J3Pbu5gP6NNKBscdCdwB"]);
 });
 
 test.each(["https://api.eu.residency.elevenlabs.io", "https://api.elevenlabs.io/", "http://127.0.0.1:8080"])(
