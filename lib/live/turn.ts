@@ -12,6 +12,8 @@ const USER_SPEAKS_MS = 1_500;
 /** What a connection reports; `at` in ms since the epoch. */
 export type TurnEvent =
   | { type: "agent_speaking" | "agent_listening" }
+  /** As far as is known what the agent says is heard until then; a time that is past ends it. */
+  | { type: "agent_speaks_until"; until: number }
   | { type: "user_activity"; at: number }
   /** The connection went: nothing is known any more. */
   | { type: "unknown" };
@@ -24,6 +26,7 @@ export interface Turn {
 
 export function createTurn(): Turn {
   let isAgentSpeaking = false;
+  let agentQuietAt = Number.NEGATIVE_INFINITY;
   let userQuietAt = Number.NEGATIVE_INFINITY;
   return {
     note(event) {
@@ -34,18 +37,22 @@ export function createTurn(): Turn {
         case "agent_listening":
           isAgentSpeaking = false;
           return;
+        case "agent_speaks_until":
+          agentQuietAt = event.until;
+          return;
         case "user_activity":
           userQuietAt = event.at + USER_SPEAKS_MS;
           return;
         case "unknown":
           isAgentSpeaking = false;
-          userQuietAt = Number.NEGATIVE_INFINITY;
+          agentQuietAt = userQuietAt = Number.NEGATIVE_INFINITY;
       }
     },
 
     busyUntil(now) {
       if (isAgentSpeaking) return now + LONGEST_HOLD_MS;
-      return now < userQuietAt ? userQuietAt : null;
+      const quietAt = Math.max(agentQuietAt, userQuietAt);
+      return now < quietAt ? quietAt : null;
     },
   };
 }

@@ -19,6 +19,10 @@ export type TestWorker = {
   miniflare: Miniflare;
   /** Sends a request to another instance, by its place among `others`, from 1 on; 0 is the Worker itself. */
   fetchFrom(instance: number, path: string, init?: RequestInit & { json?: unknown }): Promise<Response>;
+  /** How many objects of conversations there are, in memory or not. */
+  conversationObjects(): Promise<number>;
+  /** Takes the object of a conversation out of memory; its hibernating sockets stay open, unless they are closed. */
+  evict(conversationId: string, webSockets?: "hibernate" | "close"): Promise<void>;
   close(): Promise<void>;
 };
 
@@ -57,6 +61,8 @@ export type TestWorkerOptions = {
   objects?: string;
   /** Keeps what the objects store in this directory, so that it is there when they are started again. */
   directory?: string;
+  /** Lets the objects of conversations log `object.constructed`. */
+  countsObjects?: boolean;
   /** Rate limiters by the name of their binding. Without any, nothing is limited. */
   rateLimits?: Record<string, RateLimitOptions>;
 };
@@ -65,11 +71,18 @@ const CLASSES = { LIVE_CONVERSATIONS: "LiveConversation", STORAGE_OBJECTS: "Stor
 
 export async function startWorker(
   bindings: Record<string, string> = LOCAL_BINDINGS,
-  { outbound, rateLimits = {}, others = [], objects, directory: persisted }: TestWorkerOptions = {},
+  {
+    outbound,
+    rateLimits = {},
+    others = [],
+    objects,
+    directory: persisted,
+    countsObjects = false,
+  }: TestWorkerOptions = {},
 ): Promise<TestWorker> {
   const lines: string[] = [];
   const waiting = new Set<() => void>();
-  const directory = inject("bundleDirectory");
+  const directory = inject(countsObjects ? "countingBundleDirectory" : "bundleDirectory");
   const scriptName = objects === undefined ? NAME : OBJECTS;
   const instance = (name: string, own: Record<string, string>) =>
     ({
@@ -145,6 +158,9 @@ export async function startWorker(
         waiting.delete(look);
       });
     },
+    conversationObjects: async () => (await miniflare.listDurableObjectIds("LIVE_CONVERSATIONS")).length,
+    evict: (name, webSockets = "hibernate") =>
+      miniflare.unsafeEvictDurableObject(NAME, CLASSES.LIVE_CONVERSATIONS, { name, webSockets }),
     close: () => miniflare.dispose(),
   };
 }
