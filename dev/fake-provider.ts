@@ -60,6 +60,10 @@ export type ProviderConversation = {
   readonly noted: readonly string[];
   /** What it answered. */
   readonly said: readonly string[];
+  /** As much of the current answer as it has said; empty where it says nothing. */
+  readonly saying: string;
+  /** How often it was told something as if by the user while it was speaking. */
+  readonly interruptions: number;
   readonly isOpen: boolean;
   /** Sends what the agent would send by itself. */
   send(frame: ServerFrame): void;
@@ -194,6 +198,9 @@ export async function startFakeProvider(options: FakeProviderOptions = {}): Prom
     const said: string[] = [];
     let notedUntil = 0;
     let lastEventId = 0;
+    let interruptions = 0;
+    let unanswered = 0;
+    let saying = "";
     let pings: NodeJS.Timeout | undefined;
     /** Answers come one after the other. */
     let talking = Promise.resolve();
@@ -215,10 +222,14 @@ export async function startFakeProvider(options: FakeProviderOptions = {}): Prom
       for (const [piece] of text.matchAll(new RegExp(`(?:\\S+\\s*){1,${WORDS_AT_ONCE}}`, "g"))) {
         if (pauseMs > 0) await sleep(pauseMs);
         part("delta", piece);
+        saying += piece;
+        changed();
       }
       part("stop");
       send({ type: "agent_response", agent_response_event: { agent_response: text, event_id } });
       said.push(text);
+      saying = "";
+      unanswered--;
       changed();
     }
 
@@ -231,6 +242,8 @@ export async function startFakeProvider(options: FakeProviderOptions = {}): Prom
       told.push(text);
       const reply = replyTo(text, noted.slice(notedUntil));
       notedUntil = noted.length;
+      if (unanswered > 0) interruptions++;
+      unanswered++;
       talking = talking.then(() => say(reply));
     }
 
@@ -240,6 +253,12 @@ export async function startFakeProvider(options: FakeProviderOptions = {}): Prom
       told,
       noted,
       said,
+      get saying() {
+        return saying;
+      },
+      get interruptions() {
+        return interruptions;
+      },
       get isOpen() {
         return isOpen();
       },

@@ -94,6 +94,9 @@ async function main(): Promise<void> {
     () => void finishTask(visit, LATER_MS),
   );
   addEventListener("online", () => visit.start());
+  // A browser that keeps the page for whoever comes back keeps its sockets, too: nobody would hear the agent.
+  addEventListener("pagehide", () => visit.rest());
+  addEventListener("pageshow", (event) => event.persisted && visit.start());
 }
 
 main().catch((error: unknown) => {

@@ -58,14 +58,17 @@ export interface Visit {
   say(text: string): boolean;
   /** Resolves with what the task's runner was answered. */
   finishTask(task?: Omit<TaskRequest, "conversationId">): Promise<TaskAnswer>;
-  /** Connects to the agent, where the visit has ended or waits. */
+  /** Connects to the agent, where the visit has ended, rests or waits. */
   start(): void;
+  /** Hangs up, until `start`. */
+  rest(): void;
   /** Hangs up for good. */
-  leave(): Promise<void>;
+  leave(): void;
 }
 
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 10_000;
+const REMEMBERING_TRIES = 5;
 /** A token is not used for its last minute. */
 const TOKEN_MARGIN_MS = 60_000;
 /** Close code: another connection of this conversation has taken over. */
@@ -116,7 +119,6 @@ export async function startVisit(options: VisitOptions): Promise<Visit> {
   let run = 0;
   let failures = 0;
   let pause: ReturnType<typeof setTimeout> | undefined;
-  let isOver = false;
   const shown = new Set<string>();
 
   function become(change: Partial<VisitStatus>): void {
@@ -143,10 +145,17 @@ export async function startVisit(options: VisitOptions): Promise<Visit> {
     return (await response.json()) as T;
   }
 
-  /** So that a page that comes back shows what was said before. */
-  function remember({ id, from, text }: ShownMessage): void {
+  /** So that a page that comes back shows what was said before. A message of the same id is kept once. */
+  async function remember({ id, from, text }: ShownMessage): Promise<void> {
     const body = JSON.stringify({ id, role: from, content: text });
-    askEdge("/message", { method: "POST", body }).catch((error: unknown) => console.warn(error));
+    for (let tries = 0; tries < REMEMBERING_TRIES; tries++) {
+      try {
+        return void (await askEdge("/message", { method: "POST", body }));
+      } catch {
+        await new Promise((resolve) => setTimeout(resolve, FIRST_PAUSE_MS * 2 ** tries));
+      }
+    }
+    console.warn("a message could not be kept");
   }
 
   async function showHistory(): Promise<void> {
@@ -162,9 +171,17 @@ export async function startVisit(options: VisitOptions): Promise<Visit> {
     return askEdge<{ signedUrl: string }>(`/signed-url?agentId=${encodeURIComponent(agentId)}`);
   }
 
-  async function connect(): Promise<void> {
-    const mine = ++run;
+  /** Ends what there is; what it still says is about an earlier run. */
+  function hangUp(): void {
+    run++;
     clearTimeout(pause);
+    void conversation?.endSession();
+    conversation = undefined;
+  }
+
+  async function connect(): Promise<void> {
+    hangUp();
+    const mine = run;
     become({ agent: "connecting", reason: "" });
     const { callbacks } = session;
     let agentSessionId = "";
@@ -184,7 +201,7 @@ export async function startVisit(options: VisitOptions): Promise<Visit> {
           const id = `${agentSessionId}:${message.event_id ?? crypto.randomUUID()}`;
           const said: ShownMessage = { id, from: "agent", text: message.message };
           show(said);
-          remember(said);
+          void remember(said);
         },
         onDisconnect(details) {
           callbacks.onDisconnect();
@@ -192,7 +209,7 @@ export async function startVisit(options: VisitOptions): Promise<Visit> {
           lost(mine, isError ? details.message : details.reason, isError && details.closeCode !== REPLACED);
         },
       });
-      if (isOver) return void started.endSession();
+      if (mine !== run) return void started.endSession();
       if (!started.isOpen()) return;
       conversation = started;
       failures = 0;
@@ -201,12 +218,12 @@ export async function startVisit(options: VisitOptions): Promise<Visit> {
     } catch (error) {
       const { message, closeCode } = error as { message: string; closeCode?: number };
       if (conversation === undefined) lost(mine, message, closeCode !== REPLACED);
-      else become({ reason: message });
+      else if (mine === run) become({ reason: message });
     }
   }
 
   function lost(which: number, reason: string, mayComeBack: boolean): void {
-    if (isOver || which !== run) return;
+    if (which !== run) return;
     conversation = undefined;
     clearTimeout(pause);
     if (mayComeBack) {
@@ -226,7 +243,7 @@ export async function startVisit(options: VisitOptions): Promise<Visit> {
       if (conversation === undefined) return false;
       const said: ShownMessage = { id: crypto.randomUUID(), from: "user", text };
       show(said);
-      remember(said);
+      void remember(said);
       conversation.sendUserMessage(text);
       return true;
     },
@@ -234,11 +251,13 @@ export async function startVisit(options: VisitOptions): Promise<Visit> {
     start() {
       if (conversation === undefined && status.agent !== "connecting") void connect();
     },
-    async leave() {
-      isOver = true;
-      clearTimeout(pause);
+    rest() {
+      hangUp();
+      become({ agent: "ended", reason: "" });
+    },
+    leave() {
+      hangUp();
       session.close();
-      await conversation?.endSession();
     },
   };
 }
