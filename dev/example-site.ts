@@ -12,7 +12,7 @@ import { createServer, type IncomingMessage } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { buildSync } from "esbuild";
+import { build, stop as stopBuilding } from "esbuild";
 import * as v from "valibot";
 import { deliverySchema } from "../lib/result.ts";
 import type { PageName, Pass, TaskAnswer } from "./pages/backend.ts";
@@ -79,7 +79,7 @@ class Refusal extends Error {
 /** Builds the pages and serves them. Throws the server's error if the port is taken. */
 export async function startExampleSite(options: ExampleSiteOptions): Promise<ExampleSite> {
   const { port: wanted = 0, edgeUrl, providerUrl, agentId, apiToken, webhookSecret, key } = options;
-  const files = buildPages();
+  const files = await buildPages();
   const stopped = new AbortController();
   let finished = 0;
 
@@ -185,8 +185,8 @@ function originsAt(port: number): [string, string] {
 }
 
 /** Everything that a page loads, by its path. */
-function buildPages(): Map<string, File> {
-  const { outputFiles } = buildSync({
+async function buildPages(): Promise<Map<string, File>> {
+  const { outputFiles } = await build({
     entryPoints: [join(PAGES, "page.ts")],
     bundle: true,
     format: "esm",
@@ -195,6 +195,8 @@ function buildPages(): Map<string, File> {
     write: false,
     logLevel: "error",
   });
+  // It would leave a process behind.
+  await stopBuilding();
   const read = (name: string) => readFileSync(join(PAGES, name), "utf8");
   return new Map<string, File>([
     ...PAGE_NAMES.map((name): [string, File] => [
