@@ -6,6 +6,7 @@ import { requestId } from "hono/request-id";
 import { secureHeaders } from "hono/secure-headers";
 import { Hono } from "hono/tiny";
 import { createLogger } from "../lib/log.ts";
+import { agents } from "./agents.ts";
 import { requireOperator, requireOwnMachine, requireWebhookCredential } from "./auth.ts";
 import { handleCallback } from "./callbacks.ts";
 import { configOf, coreFor } from "./compose.ts";
@@ -16,7 +17,6 @@ import { answerError, ProblemError } from "./problem.ts";
 import { limitClient } from "./rate-limit.ts";
 import { results } from "./results.ts";
 import { sessions } from "./sessions.ts";
-import { signedUrls } from "./signed-url.ts";
 import { memories, states } from "./state.ts";
 import { streams } from "./stream.ts";
 
@@ -48,7 +48,7 @@ const api = new Hono<AppEnv>()
   .post("/:id/callback", requireWebhookCredential, handleCallback)
   .route("/", results)
   .route("/", streams)
-  .route("/", signedUrls)
+  .route("/", agents)
   .route("/", conversations)
   .route("/", sessions);
 

@@ -25,6 +25,7 @@ export type LogEvent =
   | "relay.refused"
   | "relay.nack"
   | "relay.unknown_frame"
+  | "proxy.refused"
   | "provider.failed"
   | "record.unreadable"
   | "storage.degraded"

@@ -3,6 +3,7 @@
  * Every method throws StorageError where the object does not answer.
  */
 import type { ConversationRecord, Message } from "../conversation-store.ts";
+import type { SdkParameters } from "../elevenlabs.ts";
 import { parseExactly, stringifyJson } from "../json.ts";
 import type { Caller } from "../registration.ts";
 import type { Result } from "../result.ts";
@@ -10,6 +11,7 @@ import { callObject } from "../rpc.ts";
 import type { SessionRecord } from "../session-store.ts";
 import { type CallbackAnswer, SENDER_WAITS_MS } from "./delivery.ts";
 import type { LiveConversation } from "./live-conversation.ts";
+import { proxyRequest } from "./proxy.ts";
 import { relayRequest } from "./relay.ts";
 import type { ResultQuery, ResultRow } from "./results.ts";
 
@@ -25,6 +27,13 @@ export type LiveClient = ReturnType<typeof createLiveClient>;
 export function createLiveClient(namespace: LiveConversations) {
   /** A new stub each time: one that has thrown may be broken for good. */
   const objectOf = (conversationId: string) => namespace.get(namespace.idFromName(conversationId));
+
+  const openSocket = (operation: string, conversationId: string, request: () => Request) =>
+    callObject(operation, ASK_MS, async () => {
+      const { webSocket } = await objectOf(conversationId).fetch(request());
+      if (webSocket === null) throw new TypeError("the object opened no socket");
+      return { value: webSocket };
+    });
 
   return {
     /** What became of a result; `requestId` is of the HTTP request, for the log. */
@@ -43,13 +52,12 @@ export function createLiveClient(namespace: LiveConversations) {
       ),
 
     /** Opens a line for a page. Returns the page's end of it. */
-    async openLine(conversationId: string, caller: Caller): Promise<WebSocket> {
-      return callObject("openLine", ASK_MS, async () => {
-        const { webSocket } = await objectOf(conversationId).fetch(relayRequest(caller));
-        if (webSocket === null) throw new TypeError("the object opened no line");
-        return { value: webSocket };
-      });
-    },
+    openLine: (conversationId: string, caller: Caller): Promise<WebSocket> =>
+      openSocket("openLine", conversationId, () => relayRequest(caller)),
+
+    /** Connects a page to an agent. Returns the page's end of it. */
+    connect: (conversationId: string, agentId: string, parameters: SdkParameters): Promise<WebSocket> =>
+      openSocket("connect", conversationId, () => proxyRequest(agentId, parameters)),
 
     /** The renewed registration; null where another is current, or none. Throws ConversationDeletedError. */
     async renew(

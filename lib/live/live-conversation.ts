@@ -24,6 +24,7 @@ import { createBreaker, OF_AN_OBJECT, withBreaker } from "../storage/breaker.ts"
 import type { Storage, TtlSeconds } from "../storage/storage.ts";
 import { agentConversationOf } from "./agent-conversation.ts";
 import { type CallbackAnswer, createDeliveryLoop, type DeliveryLoop } from "./delivery.ts";
+import { type AgentProxy, agentOf, createProxy, type ProxyOptions } from "./proxy.ts";
 import { createRecords, type Records } from "./records.ts";
 import { callerOf, createRelay, type Relay } from "./relay.ts";
 import { RELAY_PING, RELAY_PONG } from "./relay-protocol.ts";
@@ -36,6 +37,10 @@ export type LiveConversationParts = {
   channels: readonly Channel[];
   /** Throws SessionUrlNotAllowedError where the session of a registration must not be dialled. */
   requireAllowed: (registration: Registration) => void;
+  /** Opens a conversation with an agent, for a page. */
+  openAgent: ProxyOptions["open"];
+  /** Whether what is said in such a conversation is put into the history. */
+  keepsTranscripts: boolean;
   conversationTtlSeconds: TtlSeconds;
   /** While the feature is off nothing is pushed. */
   featureEnabled: boolean;
@@ -54,6 +59,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   readonly #records: Records;
   readonly #delivery: DeliveryLoop;
   readonly #relay: Relay;
+  readonly #proxy: AgentProxy;
   readonly #isEnabled: boolean;
   readonly #log;
   #alarmAt: number | null = null;
@@ -65,6 +71,8 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     const {
       channels,
       requireAllowed,
+      openAgent,
+      keepsTranscripts,
       conversationTtlSeconds: ttlSeconds,
       featureEnabled,
       ...parts
@@ -77,18 +85,19 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     const turn = createTurn();
     const wait = (ms: number, signal?: AbortSignal) =>
       scheduler.wait(ms, signal === undefined ? {} : { signal }).catch(() => {});
+    const conversations = createConversationStore({ storage, log, now, ttlSeconds });
     const records = createRecords({
       conversationId,
       sql,
       storage,
       sessions,
-      conversations: createConversationStore({ storage, log, now, ttlSeconds }),
+      conversations,
       results,
       log,
       now,
       ttlSeconds,
       nextTryAt: breaker.nextTryAt,
-      connected: () => this.#relay.connection()?.session ?? null,
+      connected: () => this.#connected(),
     });
     this.#relay = createRelay({
       conversationId,
@@ -103,13 +112,28 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       now,
       wait,
     });
+    this.#proxy = createProxy({
+      conversationId,
+      open: openAgent,
+      isDeleted: records.isDeleted,
+      attach: (session, then) => this.#attach(session, then),
+      detach: (registrationId) => this.#detach(registrationId),
+      turn,
+      wake: () => this.#wake(),
+      appendTranscript: keepsTranscripts
+        ? (messages, mayStand) => conversations.appendTranscript(conversationId, messages, mayStand)
+        : null,
+      log,
+      now,
+      wait,
+    });
     this.#results = results;
     this.#records = records;
     this.#log = log;
     this.#isEnabled = featureEnabled;
     this.#delivery = createDeliveryLoop({
       results,
-      channels: [this.#relay.channel, ...channels],
+      channels: [this.#relay.channel, this.#proxy.channel, ...channels],
       turn,
       look: records.look,
       isThere: records.isThere,
@@ -121,16 +145,28 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     ctx.blockConcurrencyWhile(async () => {
       this.#alarmAt = await ctx.storage.getAlarm();
     });
+    // A page's connection to its agent goes with the life of the object that held it.
+    const session = records.current.alone(now());
+    if (session?.channel === "proxy") {
+      this.#detach(session.registrationId).catch((error: unknown) => logFailure(log, "proxy", error));
+    }
   }
 
   protected abstract partsOf(env: Env): LiveConversationParts;
 
-  /** A page opens a line: `relayRequest` makes such a request. Answers with the page's end of it. */
+  /**
+   * A page opens a line, or connects to an agent: `relayRequest` and `proxyRequest` make such requests. Answers with
+   * the page's end of it.
+   */
   override async fetch(request: Request): Promise<Response> {
     const { 0: page, 1: socket } = new WebSocketPair();
-    this.ctx.acceptWebSocket(socket, [RELAY]);
-    this.ctx.setWebSocketAutoResponse(new WebSocketRequestResponsePair(RELAY_PING, RELAY_PONG));
-    this.#relay.accept(socket, callerOf(request));
+    const agent = agentOf(request);
+    if (agent !== null) this.#proxy.connect(socket, agent.agentId, agent.parameters);
+    else {
+      this.ctx.acceptWebSocket(socket, [RELAY]);
+      this.ctx.setWebSocketAutoResponse(new WebSocketRequestResponsePair(RELAY_PING, RELAY_PONG));
+      this.#relay.accept(socket, callerOf(request));
+    }
     return new Response(null, { status: 101, webSocket: page });
   }
 
@@ -191,6 +227,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   ended(registrationId?: string): Promise<Answer<boolean>> {
     return this.#answer(() => {
       this.#relay.end("ended", registrationId);
+      this.#proxy.release(registrationId);
       return this.#records.ended(registrationId ?? null);
     });
   }
@@ -238,6 +275,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       const forgotten = this.#records.forget();
       this.#delivery.discard();
       this.#relay.end("conversation_deleted");
+      this.#proxy.end("conversation_deleted");
       return forgotten;
     });
   }
@@ -259,6 +297,31 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     }
   }
 
+  /** The session of the page that is connected, the newest if there are several. */
+  #connected(): SessionRecord | null {
+    const [line, proxied] = [this.#relay.connection(), this.#proxy.connection()];
+    const isProxied = proxied !== null && (line === null || line.since < proxied.since);
+    return (isProxied ? proxied : line)?.session ?? null;
+  }
+
+  async #attach(session: SessionRecord, then: () => void): Promise<boolean> {
+    try {
+      return await this.#records.attach(session, await agentConversationOf(session), then);
+    } finally {
+      await this.#tidy();
+    }
+  }
+
+  /** A connection is over: another one takes its place, or its session ends. */
+  async #detach(registrationId: string): Promise<void> {
+    const isCurrent = this.#records.current.alone(now())?.registrationId === registrationId;
+    const next = isCurrent ? this.#connected() : null;
+    if (next === null) await this.#records.ended(registrationId);
+    else await this.#records.follow(next);
+    this.#wake();
+    await this.#tidy();
+  }
+
   #wake(): void {
     if (this.#isEnabled && this.#results.hasOpen()) this.#delivery.wake();
   }
@@ -272,7 +335,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   /** Leaves the object with an alarm no later than it is needed, or with nothing at all. */
   async #tidy(): Promise<void> {
     const isKnowing = this.#records.tidy();
-    const isConnected = !this.#relay.isEmpty();
+    const isConnected = !this.#relay.isEmpty() || !this.#proxy.isEmpty();
     const isLive = isConnected || this.#records.current.alone(now()) !== null;
     const dues = [this.#results.nextDue(isLive, this.#isEnabled), this.#records.nextDue()].filter(
       (at) => at !== null,
