@@ -9,7 +9,7 @@ const chromium = findChromium({
 });
 
 describe.skipIf(chromium === null)("in Chromium", () => {
-  tellScenarios(["relay"], startChromiumVisitor(chromium ?? ""));
+  tellScenarios(["relay", "proxy"], startChromiumVisitor(chromium ?? ""));
 });
 
 describe.skipIf(chromium === null)("an example page", () => {

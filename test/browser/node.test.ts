@@ -2,4 +2,4 @@
 import { tellScenarios } from "./scenarios.ts";
 import { startNodeVisitor } from "./support/node.ts";
 
-tellScenarios(["relay"], startNodeVisitor);
+tellScenarios(["relay", "proxy"], startNodeVisitor);

@@ -140,7 +140,7 @@ export function tellScenarios(channels: readonly PageName[], startVisitor: Start
         // The next newest takes over by itself.
         await world.provider.until(() => conversations().find(({ isOpen }) => !isOpen));
       } else {
-        await older.comeAgain();
+        await older.reload();
         await older.connected();
       }
       await world.callBack(older.conversationId, second);

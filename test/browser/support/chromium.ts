@@ -102,6 +102,9 @@ async function openTab(page: Page, channel: PageName, address: string): Promise<
       return (await words.textContent()) ?? "";
     },
     pass: (ms) => page.clock.fastForward(ms),
+    async reload() {
+      await page.reload();
+    },
     async goAway() {
       await page.evaluate((mark) => Object.assign(window, { [mark]: true }), MARK);
       await page.goto(new URL("/elsewhere", address).href);

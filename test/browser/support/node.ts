@@ -117,6 +117,10 @@ async function openTab(
         () => loaded.shown.find((m) => m.from === from && m.text.includes(text))?.text,
       ),
     pass: async (ms) => loaded.page.pass(ms),
+    async reload() {
+      await unload();
+      loaded = await load(id);
+    },
     goAway: unload,
     async comeAgain() {
       loaded = await load(id);

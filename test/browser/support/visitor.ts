@@ -30,6 +30,7 @@ export interface Tab {
   shows(from: ShownMessage["from"], text: string): Promise<string>;
   /** Time passes for the page. */
   pass(ms: number): Promise<void>;
+  reload(): Promise<void>;
   /** Leaves the page for another one, as by a link. */
   goAway(): Promise<void>;
   /** Comes to the page again, anew. */
