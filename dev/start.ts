@@ -113,7 +113,7 @@ function stop(exitCode: number): Promise<never> {
 async function main(): Promise<void> {
   const stateDirectory = readStateDirectory();
   const port = readPort("PORT", process.env.PORT || "8787");
-  await requireFreePort(port);
+  await requireFreePort("PORT", port);
 
   const secrets = ownSecrets(stateDirectory);
   const given = ownVariables();
@@ -249,10 +249,9 @@ async function provideSite(facts: {
       key: createHmac("sha256", secret("SESSION_TOKEN_SECRET")).update("example pages").digest("base64url"),
     });
   const named = process.env.PAGES_PORT;
-  if (named) await requireFreePort(readPort("PAGES_PORT", named));
-  const site = await start(named ? readPort("PAGES_PORT", named) : Math.min(port + 1, 65_535)).catch(() =>
-    start(0),
-  );
+  const wanted = named ? readPort("PAGES_PORT", named) : Math.min(port + 1, 65_535);
+  if (named) await requireFreePort("PAGES_PORT", wanted);
+  const site = await start(wanted).catch(() => start(0));
   endings.push(() => site.close());
   return site;
 }
@@ -387,9 +386,10 @@ function readPort(variable: string, text: string): number {
   return port;
 }
 
-async function requireFreePort(port: number): Promise<void> {
+async function requireFreePort(variable: string, port: number): Promise<void> {
+  const another = port === 65_535 ? 8787 : port + 1;
   const inUse = new StartFailure(
-    `Port ${port} is in use: end the program that has it, or choose another one, such as PORT=${port === 65_535 ? 8787 : port + 1} npm start.`,
+    `Port ${port} is in use: end the program that has it, or choose another one, such as ${variable}=${another} npm start.`,
   );
   // Some systems let a port be taken twice, on one address and on all of them, so somebody may be listening.
   const someoneListens = await new Promise<boolean>((resolve) => {
