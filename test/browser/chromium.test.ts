@@ -1,10 +1,11 @@
 /** The scenarios in Chromium, with the example pages as they are served, and the pages themselves. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { launchChromium } from "../../dev/chromium.ts";
 import { tellScenarios } from "./scenarios.ts";
-import { findChromium, launchChromium, startChromiumVisitor } from "./support/chromium.ts";
+import { chromiumFor, startChromiumVisitor } from "./support/chromium.ts";
 import { startWorld, type World } from "./support/world.ts";
 
-const chromium = findChromium({
+const chromium = chromiumFor({
   covers: "the client and the official SDK in a real browser, and the example pages",
 });
 

@@ -1,40 +1,19 @@
-/** A visitor with Chromium, headless, in a profile of its own that is empty and goes with it. */
-import { existsSync } from "node:fs";
-import { type BrowserContext, chromium, type Page } from "playwright-core";
+/** A visitor with Chromium. */
+import type { BrowserContext, Page } from "playwright-core";
+import { findChromium, launchChromium } from "../../../dev/chromium.ts";
 import type { PageName } from "../../../dev/pages/backend.ts";
 import type { ShownMessage } from "../../../dev/pages/visit.ts";
 import { PATIENCE_MS, type Tab, type Visitor } from "./visitor.ts";
 import type { World } from "./world.ts";
 
-const PLACES = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
-
 /**
- * Where Chromium is: CHROMIUM, or where a package puts it. Null where there is none, after one line on the console;
- * throws where CHROMIUM_REQUIRED says so.
+ * Where Chromium is. Null where there is none, after one line on the console; throws where CHROMIUM_REQUIRED says so.
  */
-export function findChromium({ covers }: { covers: string }): string | null {
-  const found = [process.env.CHROMIUM ?? "", ...PLACES].find((path) => path !== "" && existsSync(path));
-  if (found !== undefined) return found;
-  if (process.env.CHROMIUM_REQUIRED) throw new Error("Chromium is not installed.");
-  console.warn(`Chromium is not installed; not covered by this run: ${covers}`);
-  return null;
-}
-
-export function launchChromium(executablePath: string) {
-  return chromium.launch({
-    executablePath,
-    // Playwright switches it off; whoever presses "back" has it.
-    ignoreDefaultArgs: ["--disable-back-forward-cache"],
-    args: [
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-quic",
-      "--no-first-run",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-    ],
-  });
+export function chromiumFor({ covers }: { covers: string }): string | null {
+  const found = findChromium();
+  if (found === null && process.env.CHROMIUM_REQUIRED) throw new Error("Chromium is not installed.");
+  if (found === null) console.warn(`Chromium is not installed; not covered by this run: ${covers}`);
+  return found;
 }
 
 /** What only the same page, kept alive, still has. */
