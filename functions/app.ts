@@ -6,6 +6,7 @@ import { requestId } from "hono/request-id";
 import { secureHeaders } from "hono/secure-headers";
 import { Hono } from "hono/tiny";
 import { createLogger } from "../lib/log.ts";
+import { handleAgentTool } from "./agent-tools.ts";
 import { agents } from "./agents.ts";
 import { requireOperator, requireOwnMachine, requireWebhookCredential } from "./auth.ts";
 import { handleCallback } from "./callbacks.ts";
@@ -19,6 +20,7 @@ import { results } from "./results.ts";
 import { sessions } from "./sessions.ts";
 import { memories, states } from "./state.ts";
 import { streams } from "./stream.ts";
+import { tasks } from "./tasks.ts";
 
 /** What a page's own code may send and read. */
 const BROWSER_HEADERS = {
@@ -48,6 +50,7 @@ const api = new Hono<AppEnv>()
   .post("/:id/callback", requireWebhookCredential, handleCallback)
   .route("/", results)
   .route("/", streams)
+  .route("/", tasks)
   .route("/", agents)
   .route("/", conversations)
   .route("/", sessions);
@@ -64,6 +67,7 @@ app.get("/health", handleHealth);
 app.get("/config", requireOperator, handleConfig);
 app.get("/config/health", requireOperator, handleConfigHealth);
 app.use(loadCore);
+app.post("/agent-tools", requireWebhookCredential, handleAgentTool);
 app.use(requireFeature);
 app.post("/callback", requireWebhookCredential, handleCallback);
 app.route("/agent-conversations/api", api);

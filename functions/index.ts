@@ -24,6 +24,7 @@ export class LiveConversation extends Live<Bindings> {
         keepsTranscripts: false,
         conversationTtlSeconds: null,
         featureEnabled: false,
+        takesToolCalls: false,
       };
     }
     const { config } = parsed;
@@ -36,6 +37,7 @@ export class LiveConversation extends Live<Bindings> {
       keepsTranscripts: config.elevenLabs.transcripts,
       conversationTtlSeconds: config.conversationTtlSeconds,
       featureEnabled: config.featureEnabled,
+      takesToolCalls: config.outbound.runner !== null,
     };
   }
 }

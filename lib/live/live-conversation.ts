@@ -6,6 +6,7 @@
  * Named by the conversation's id. An object that has nothing left to know deletes everything it has.
  */
 import { DurableObject } from "cloudflare:workers";
+import { createAgentConversations } from "../agent-conversations.ts";
 import {
   type ConversationRecord,
   createConversationStore,
@@ -16,19 +17,22 @@ import {
 import { parseExactly, stringifyJson } from "../json.ts";
 import { createLogger, logFailure } from "../log.ts";
 import type { Channel } from "../push/channel.ts";
-import type { Result } from "../result.ts";
+import type { Progress, Result } from "../result.ts";
 import { type Answer, answer } from "../rpc.ts";
 import { createSessionStore, type Registration, type SessionRecord } from "../session-store.ts";
 import { durableObjectSql } from "../sql.ts";
 import { createBreaker, OF_AN_OBJECT, withBreaker } from "../storage/breaker.ts";
 import type { Storage, TtlSeconds } from "../storage/storage.ts";
+import type { Ticket } from "../task.ts";
 import { agentConversationOf } from "./agent-conversation.ts";
 import { type CallbackAnswer, createDeliveryLoop, type DeliveryLoop } from "./delivery.ts";
 import { type AgentProxy, agentOf, createProxy, type ProxyOptions } from "./proxy.ts";
 import { createRecords, type Records } from "./records.ts";
 import { callerOf, createRelay, type Relay } from "./relay.ts";
 import { RELAY_PING, RELAY_PONG } from "./relay-protocol.ts";
+import { createReplies, type Replies } from "./replies.ts";
 import { createResults, type ResultQuery, type ResultRow, type Results } from "./results.ts";
+import { createTasks, type TaskQuery, type TaskRow, type Tasks } from "./tasks.ts";
 import { createTurn } from "./turn.ts";
 
 export type LiveConversationParts = {
@@ -44,6 +48,8 @@ export type LiveConversationParts = {
   conversationTtlSeconds: TtlSeconds;
   /** While the feature is off nothing is pushed. */
   featureEnabled: boolean;
+  /** Whether agents call tools here, so that it must be known whose they are. */
+  takesToolCalls: boolean;
 };
 
 const now = () => Date.now();
@@ -59,6 +65,8 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   readonly #records: Records;
   readonly #delivery: DeliveryLoop;
   readonly #relay: Relay;
+  readonly #tasks: Tasks;
+  readonly #replies: Replies;
   readonly #proxy: AgentProxy;
   readonly #isEnabled: boolean;
   readonly #log;
@@ -75,6 +83,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       keepsTranscripts,
       conversationTtlSeconds: ttlSeconds,
       featureEnabled,
+      takesToolCalls,
       ...parts
     } = this.partsOf(env);
     const log = createLogger({ now }, { conversationId });
@@ -97,6 +106,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       now,
       ttlSeconds,
       nextTryAt: breaker.nextTryAt,
+      agents: takesToolCalls ? createAgentConversations({ storage, log, ttlSeconds }) : null,
       connected: () => this.#connected(),
     });
     this.#relay = createRelay({
@@ -129,6 +139,8 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     });
     this.#results = results;
     this.#records = records;
+    this.#tasks = createTasks(sql);
+    this.#replies = createReplies({ now, wait });
     this.#log = log;
     this.#isEnabled = featureEnabled;
     this.#delivery = createDeliveryLoop({
@@ -136,6 +148,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       channels: [this.#relay.channel, this.#proxy.channel, ...channels],
       turn,
       look: records.look,
+      offer: (result) => this.#replies.offer(result),
       isThere: records.isThere,
       log,
       now,
@@ -145,11 +158,6 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     ctx.blockConcurrencyWhile(async () => {
       this.#alarmAt = await ctx.storage.getAlarm();
     });
-    // A page's connection to its agent goes with the life of the object that held it.
-    const session = records.current.alone(now());
-    if (session?.channel === "proxy") {
-      this.#detach(session.registrationId).catch((error: unknown) => logFailure(log, "proxy", error));
-    }
   }
 
   protected abstract partsOf(env: Env): LiveConversationParts;
@@ -186,18 +194,113 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     return { value: null };
   }
 
-  /** A callback's result, as JSON. `requestId` is of the HTTP request, for the log. Throws RecordTooLargeError. */
-  deliver(text: string, requestId: string): Promise<Answer<CallbackAnswer>> {
+  /**
+   * A callback's result, as JSON. `namedByTask`: nothing but the id of a task says that it belongs here. `requestId` is
+   * of the HTTP request, for the log. Throws RecordTooLargeError.
+   */
+  deliver(text: string, namedByTask: boolean, requestId: string): Promise<Answer<CallbackAnswer>> {
     return this.#answer(() => {
-      const result = parseExactly(text) as Result;
-      if (this.#records.isDeleted() && this.#results.get(result.requestId) === null) {
-        return { kind: "discarded" } as const;
-      }
+      const given = parseExactly(text) as Result;
+      const stranger = this.#strangerOf(given.requestId, namedByTask);
+      if (stranger !== null) return stranger;
       // Refused here where the history could not take it, so that nobody is told that it was kept.
-      messageText(messageOfResult(result, now()));
+      messageText(messageOfResult(given, now()));
       this.#records.noteActivity();
-      return this.#delivery.receive(result, text, requestId);
+      const { result, isCancelled } = this.#tasks.finish(given, now());
+      const wished = result === given ? text : stringifyJson(result);
+      return this.#delivery.receive(result, wished, requestId, isCancelled);
     });
+  }
+
+  /** How far a task is, as JSON. `taken`: it is news, and said if anybody is there. */
+  progress(
+    text: string,
+    namedByTask: boolean,
+  ): Promise<Answer<{ kind: "taken" | "ignored" } | CallbackAnswer>> {
+    return this.#answer(() => {
+      const progress = parseExactly(text) as Progress;
+      const stranger = this.#strangerOf(progress.requestId, namedByTask);
+      if (stranger !== null) return stranger;
+      const isNews =
+        this.#isEnabled &&
+        this.#tasks.progress(progress.requestId, progress, now()) &&
+        this.#delivery.progress(progress);
+      return { kind: isNews ? "taken" : "ignored" } as const;
+    });
+  }
+
+  /** What is answered to a callback that has nothing to look for here; null where it has. */
+  #strangerOf(requestId: string, namedByTask: boolean): CallbackAnswer | null {
+    if (this.#results.get(requestId) !== null) return null;
+    if (this.#records.isDeleted()) return { kind: "discarded" };
+    return namedByTask && this.#tasks.get(requestId) === null ? { kind: "unknown_task" } : null;
+  }
+
+  /**
+   * A task, its ticket as JSON, before anybody works on it. With `replyMs` the tool call waits so long for its result:
+   * returns whether it may. Throws ConversationDeletedError.
+   */
+  openTask(text: string, replyMs: number): Promise<Answer<boolean>> {
+    return this.#answer(async () => {
+      const ticket = parseExactly(text) as Ticket;
+      this.#records.requireStanding();
+      this.#tasks.open(ticket);
+      const waits = replyMs > 0 && this.#replies.expect(ticket.taskId, replyMs);
+      await this.#records.ticket(ticket.taskId, text);
+      return waits;
+    });
+  }
+
+  /** Nobody took a task. */
+  failTask(taskId: string): Promise<Answer<null>> {
+    return this.#answer(() => {
+      this.#tasks.fail(taskId, now());
+      this.#replies.end(taskId, false);
+      return null;
+    });
+  }
+
+  /** The result of a task, as JSON, if it comes within `ms`; null where it does not. */
+  awaitReply(taskId: string, ms: number): Promise<Answer<string | null>> {
+    return this.#answer(async () => {
+      const result = await this.#replies.take(taskId, ms);
+      return result === null ? null : stringifyJson(result);
+    });
+  }
+
+  /** The tool call that waited was given its answer, or has gone. */
+  endReply(taskId: string, wasAnswered: boolean): Promise<Answer<null>> {
+    return this.#answer(() => {
+      this.#replies.end(taskId, wasAnswered);
+      return null;
+    });
+  }
+
+  /** Newest first. */
+  tasks(query: TaskQuery): Promise<Answer<TaskRow[]>> {
+    return this.#answer(() => {
+      this.#tasks.expire(now());
+      return this.#tasks.list(query);
+    });
+  }
+
+  /** Nobody wants the result of a task any more. Returns whether it was still to come or waited; null for no such task. */
+  cancelTask(taskId: string): Promise<Answer<boolean | null>> {
+    return this.#answer(() => {
+      if (this.#tasks.get(taskId) === null) return null;
+      const isCancelled = this.#cancelTask(taskId, "requested");
+      return this.#results.cancel(taskId, now()) || isCancelled;
+    });
+  }
+
+  #cancelTask(taskId: string, reason: "requested" | "hangup"): boolean {
+    const isCancelled = this.#tasks.cancel(taskId, now());
+    if (isCancelled) this.#noteCancelled(taskId, reason);
+    return isCancelled;
+  }
+
+  #noteCancelled(taskId: string, reason: "requested" | "hangup"): void {
+    this.#log.info("task.cancelled", { callbackRequestId: taskId, reason });
   }
 
   /**
@@ -273,6 +376,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   forget(): Promise<Answer<boolean>> {
     return this.#answer(() => {
       const forgotten = this.#records.forget();
+      this.#tasks.wipe();
       this.#delivery.discard();
       this.#relay.end("conversation_deleted");
       this.#proxy.end("conversation_deleted");
@@ -287,6 +391,8 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       await this.#setAlarm(now() + ALARM_AGAIN_MS);
       await this.#records.giveBack();
       this.#delivery.expire();
+      this.#tasks.expire(now());
+      for (const taskId of this.#tasks.hangUp(now())) this.#noteCancelled(taskId, "hangup");
       this.#wake();
       await this.#delivery.rest();
       this.#alarmAt = null;
@@ -337,18 +443,21 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     const isKnowing = this.#records.tidy();
     const isConnected = !this.#relay.isEmpty() || !this.#proxy.isEmpty();
     const isLive = isConnected || this.#records.current.alone(now()) !== null;
-    const dues = [this.#results.nextDue(isLive, this.#isEnabled), this.#records.nextDue()].filter(
-      (at) => at !== null,
-    );
-    const hasResults = !this.#results.isEmpty();
-    if (!isKnowing && !hasResults && !isConnected && dues.length === 0) return this.#deleteEverything();
+    this.#tasks.attended(this.#records.isAttended(), now());
+    const dues = [
+      this.#results.nextDue(isLive, this.#isEnabled),
+      this.#records.nextDue(),
+      this.#tasks.nextDue(),
+    ].filter((at) => at !== null);
+    const holds = isKnowing || isConnected || !this.#results.isEmpty() || !this.#tasks.isEmpty();
+    if (!holds && dues.length === 0) return this.#deleteEverything();
     // However often something cannot be done, it is not tried more than once in a while.
     const due = Math.max(Math.min(...dues), now() + SHORTEST_PAUSE_MS);
     if (due < (this.#alarmAt ?? Number.POSITIVE_INFINITY)) await this.#setAlarm(due);
   }
 
   async #deleteEverything(): Promise<void> {
-    const parts = [this.#results, this.#records, this.#relay];
+    const parts = [this.#results, this.#records, this.#relay, this.#tasks];
     if (!parts.some((part) => part.exist())) return;
     for (const part of parts) part.forgetTables();
     this.#alarmAt = null;

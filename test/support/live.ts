@@ -2,6 +2,7 @@
  * The live side of a conversation without a Durable Object: the same tables and the same loop, on `node:sqlite`,
  * with a clock that the test turns, a channel that it scripts, and a Redis that it can take away.
  */
+import { createAgentConversations } from "../../lib/agent-conversations.ts";
 import { createConversationStore } from "../../lib/conversation-store.ts";
 import { StorageError } from "../../lib/errors.ts";
 import { stringifyJson } from "../../lib/json.ts";
@@ -9,6 +10,7 @@ import { agentConversationOf } from "../../lib/live/agent-conversation.ts";
 import { createDeliveryLoop, type DeliveryLoop } from "../../lib/live/delivery.ts";
 import { createRecords } from "../../lib/live/records.ts";
 import { createRelay, type Relay } from "../../lib/live/relay.ts";
+import { createReplies } from "../../lib/live/replies.ts";
 import { createResults, type ResultRow } from "../../lib/live/results.ts";
 import { createTurn } from "../../lib/live/turn.ts";
 import { createLogger } from "../../lib/log.ts";
@@ -125,6 +127,7 @@ export function testConversation({
   const sockets: WebSocket[] = [];
 
   function start() {
+    const replies = createReplies({ now, wait });
     const results = createResults({ sql, ttlSeconds: TTL_SECONDS });
     const records = createRecords({
       conversationId,
@@ -136,6 +139,7 @@ export function testConversation({
       log,
       now,
       ttlSeconds: TTL_SECONDS,
+      agents: createAgentConversations({ storage, log, ttlSeconds: TTL_SECONDS }),
       connected: () => relay.connection()?.session ?? null,
       nextTryAt: () => null,
     });
@@ -160,13 +164,14 @@ export function testConversation({
       ],
       turn,
       look: records.look,
+      offer: replies.offer,
       isThere: records.isThere,
       log,
       now,
       wait,
     });
     results.recover(now());
-    return { results, records, delivery, relay };
+    return { results, records, delivery, relay, replies };
   }
   let life = start();
 
@@ -184,6 +189,9 @@ export function testConversation({
     },
     get records() {
       return life.records;
+    },
+    get replies() {
+      return life.replies;
     },
     get delivery() {
       return life.delivery;

@@ -233,7 +233,7 @@ test("with the life of the object that holds it a connection ends, and the sessi
     expect(await (await mortal.fetch("/callback", { json })).json()).toMatchObject({
       reason: "session_expired",
     });
-    expect((await session()).status).toBe(404);
+    await expect.poll(async () => (await session()).status, { timeout: 5_000 }).toBe(404);
   } finally {
     await mortal.close();
     await rm(directory, { recursive: true, force: true });
