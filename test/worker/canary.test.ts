@@ -15,6 +15,9 @@ import { app } from "../../functions/app.ts";
 import { type ProblemCode, STATUS_OF_CODE } from "../../functions/problem.ts";
 import { type AgentBehaviour, startAgent, type TestAgent } from "../support/agent.ts";
 import { type Fault, type FaultyGateway, startFaultyGateway } from "../support/faulty-gateway.ts";
+import { openPage } from "../support/page.ts";
+import { startProvider } from "../support/provider.ts";
+import { connectPage } from "../support/proxied-page.ts";
 import { startRedis } from "../support/redis.ts";
 import { elevenLabsHeaders, jwt, standardHeaders } from "../support/webhooks.ts";
 import {
@@ -37,6 +40,7 @@ const EVENTS = [
   ...["session.registered", "session.replaced", "session.ended"],
   ...["callback.received", "callback.duplicate", "callback.delivered", "callback.queued"],
   ...["report.appended", "report.acknowledged"],
+  ...["relay.nack", "relay.unknown_frame", "provider.failed"],
   ...["push.failed", "auth.rejected", "feature.disabled", "request.failed"],
 ];
 /** Events that need something put into Redis by hand. */
@@ -769,6 +773,107 @@ test("no peer that repeats what it is told makes a secret come out, and each is 
     expect(placesFoundIn(text)).toEqual(expect.arrayContaining(may[host] ?? ["a known host"]));
     evidence.push({ where: `what ${host} was told`, text, may: may[host] ?? [] });
   }
+  nothingLeaked();
+});
+
+/** A WebSocket was opened. */
+const noteOpened = (path: string) => driven.push({ method: "GET", path, status: 101, code: undefined });
+
+test("no line of a page, and no agent that a page talks to, makes a secret come out, and each is told only what is for it", async () => {
+  const provider = await startProvider();
+  toClose.add(provider);
+  const worker = await start({
+    ...CLOSED,
+    ELEVENLABS_API_URL: provider.url,
+    ELEVENLABS_AGENT_IDS: "agent_1",
+    ELEVENLABS_TRANSCRIPTS: "true",
+  });
+  const signed = encodeURIComponent(secret("signature of a signed URL"));
+  provider.options.answer = (response, signedUrl) =>
+    response.end(JSON.stringify({ signed_url: `${signedUrl}&signature=${signed}` }));
+  const closing = plainSecret("closing reason of a provider");
+  const said = {
+    type: "user_transcript",
+    user_transcription_event: { user_transcript: secret("transcript"), event_id: 1 },
+  };
+  sent.push(signed, closing, JSON.stringify(said));
+  const token = await tokenOf(worker, "live");
+
+  const page = await connectPage(worker.url, "live", { token });
+  noteOpened(`${API}/live/connect`);
+  const agent = await provider.opened(1);
+  await page.received(1);
+  const answered = send(worker, opened(post(`${API}/live/callback`, callback())));
+  await agent.received(1);
+  agent.say(said);
+  expect((await answered).body).toMatchObject({ status: "delivered", channel: "proxy" });
+  await worker.fetch(`${API}/live/session`, { headers: { authorization: `Bearer ${API_TOKEN}` } });
+  const history = opened(get(`${API}/live`, HISTORY));
+  await expect
+    .poll(async () => JSON.stringify((await send(worker, history)).body), { timeout: 8_000 })
+    .toContain("elevenlabs:conv_1:live:0");
+  agent.socket.close(4002, closing);
+  const { reason } = await page.closed();
+  expect(reason).toBe(closing);
+  evidence.push(
+    {
+      where: "what the page was told",
+      text: page.frames.map(({ data }) => String(data)).join(),
+      may: ["transcript"],
+    },
+    {
+      where: "what the provider was asked",
+      text: JSON.stringify(provider.asked),
+      may: ["ElevenLabs key"],
+    },
+    {
+      where: "what opened the conversation",
+      text: JSON.stringify([agent.path, agent.headers]),
+      may: ["signature of a signed URL"],
+    },
+    {
+      where: "what the agent was told",
+      text: agent.frames.map(({ data }) => String(data)).join(),
+      may: ["callback output", "tool name"],
+    },
+  );
+
+  const line = await openPage(worker.url, "line", { token: await tokenOf(worker, "line") });
+  noteOpened(`${API}/line/stream`);
+  await line.hello({ session: registration("wss://agent.example/live?a=b") });
+  void send(worker, opened(post(`${API}/line/callback`, callback())));
+  const push = await line.push();
+  line.send({ type: "nack", requestIds: push.requestIds, reason: secret("reason of a page") });
+  line.send({ type: secret("type of a frame") });
+  sent.push(secret("reason of a page"), secret("type of a frame"));
+  await worker.logged("relay.unknown_frame");
+  line.leave();
+  evidence.push({
+    where: "what the line was told",
+    text: JSON.stringify(line.frames),
+    may: ["callback output", "tool name"],
+  });
+
+  const signedUrl = `${API}/live/signed-url?agentId=agent_1`;
+  await send(worker, opened(get(signedUrl, ["signature of a signed URL"])));
+  const codes: unknown[] = [];
+  for (const status of [401, 500]) {
+    provider.options.answer = (response) =>
+      response.writeHead(status).end(JSON.stringify(provider.asked.at(-1)));
+    codes.push((await send(worker, opened(get(signedUrl)))).code);
+    const refused = await connectPage(worker.url, "live", { token });
+    evidence.push({ where: "a close", text: JSON.stringify(await refused.closed()), may: [] });
+  }
+  for (const path of [`${API}/live/connect?agentId=agent_1`, `${API}/line/stream`])
+    codes.push((await send(worker, opened(get(path)))).code);
+  codes.push((await send(worker, opened(get(`${API}/live/signed-url?agentId=${signed}`)))).code);
+  expect(codes).toEqual([
+    "provider_refused",
+    "provider_unavailable",
+    "upgrade_required",
+    "upgrade_required",
+    "forbidden",
+  ]);
   nothingLeaked();
 });
 
