@@ -1,7 +1,7 @@
 /**
  * Who sent a webhook, decided on the bytes that came in, before anything is parsed. Two forms: Standard
- * Webhooks (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md) and
- * ElevenLabs-Signature (https://elevenlabs.io/docs, "Post-call webhooks").
+ * Webhooks (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md), which is
+ * also how our own messages are signed, and ElevenLabs-Signature (https://elevenlabs.io/docs, "Post-call webhooks").
  *
  * Each configured secret costs a known number of HMACs over the body, however many signatures a header holds.
  * Headers are taken strictly: two headers that a proxy joined with a comma are malformed, not a choice.
@@ -152,6 +152,38 @@ export async function verifyElevenLabsSignature(request: {
   const untimely = checkTimestamp(timestamp, request.now, ELEVENLABS_PAST_SECONDS, ELEVENLABS_FUTURE_SECONDS);
   if (untimely) return refuse(untimely);
   return matchAny(candidates, keys, `${timestamp}.`, request.body);
+}
+
+/** The headers that a signed message goes out with. */
+export type SignatureHeaders = Record<"webhook-id" | "webhook-timestamp" | "webhook-signature", string>;
+
+/**
+ * Signs a message as Standard Webhooks says. `secret` is `whsec_` and the base64 of the key. Throws TypeError where it
+ * is not, and where `id` has characters that our own verification would not take.
+ */
+export async function signStandardWebhook(message: {
+  /** The same whenever this message is sent. */
+  id: string;
+  /** When it is sent this time, in Unix seconds. */
+  timestampSeconds: number;
+  body: string;
+  secret: string;
+}): Promise<SignatureHeaders> {
+  const { id, timestampSeconds, body, secret } = message;
+  const [key] = isSigningKey(secret) ? standardKeys(secret) : [];
+  if (key === undefined) throw new TypeError("the secret is not whsec_ and the base64 of a key");
+  if (!WEBHOOK_ID.test(id)) throw new TypeError("the id has characters that ids do not have");
+  const [code = new Uint8Array()] = await codesOf([key], `${id}.${timestampSeconds}.`, bytesOfText(body));
+  return {
+    "webhook-id": id,
+    "webhook-timestamp": String(timestampSeconds),
+    "webhook-signature": `v1,${btoa(String.fromCharCode(...code))}`,
+  };
+}
+
+/** Whether a secret is a key as the specification writes it. */
+export function isSigningKey(secret: string): boolean {
+  return secret.startsWith(SECRET_PREFIX) && !isMalformedWebhookSecret(secret);
 }
 
 /** Whether a secret says that it is `whsec_` and base64 but is not, or is no key of the specification's length. */

@@ -1,9 +1,11 @@
 import { createHmac } from "node:crypto";
 import fc from "fast-check";
+import { Webhook } from "standardwebhooks";
 import { describe, expect, test } from "vitest";
 import {
   isMalformedWebhookSecret,
   type StandardWebhookHeaders,
+  signStandardWebhook,
   verifyElevenLabsSignature,
   verifyStandardWebhook,
 } from "../../lib/auth/webhook-signature.ts";
@@ -271,6 +273,49 @@ describe("a Standard Webhook", () => {
       ["any other text", false],
     ])("%j is called malformed: %s", (secret, malformed) => {
       expect(isMalformedWebhookSecret(secret)).toBe(malformed);
+    });
+  });
+
+  describe("of our own", () => {
+    const key = fc
+      .uint8Array({ minLength: 24, maxLength: 64 })
+      .map((b) => `whsec_${Buffer.from(b).toString("base64")}`);
+    const id = fc.stringMatching(/^[A-Za-z0-9_.:-]{1,64}$/);
+
+    test("is signed as the specification's vector is", async () => {
+      const message = { id: ID, timestampSeconds: TIMESTAMP, body: BODY, secret: SECRET };
+      expect(await signStandardWebhook(message)).toEqual({
+        "webhook-id": ID,
+        "webhook-timestamp": String(TIMESTAMP),
+        "webhook-signature": SIGNATURE,
+      });
+    });
+
+    test("is accepted by our verification, and by the official library, whatever it says", async () => {
+      await fc.assert(
+        fc.asyncProperty(id, key, fc.json({ maxDepth: 2 }), async (id, secret, body) => {
+          const now = Date.now();
+          const timestampSeconds = Math.floor(now / 1000);
+          const headers = await signStandardWebhook({ id, timestampSeconds, body, secret });
+          const { "webhook-timestamp": timestamp, "webhook-signature": signature } = headers;
+          const check = { body: bytes(body), headers: { id, timestamp, signature }, secrets: [secret], now };
+          expect(await verifyStandardWebhook(check)).toEqual(accepted);
+          expect(new Webhook(secret).verify(body, headers)).toEqual(JSON.parse(body));
+        }),
+        { numRuns: 200 },
+      );
+    });
+
+    test.each([
+      ["a secret without its prefix", { secret: SECRET.slice("whsec_".length) }],
+      ["a secret that is no base64", { secret: "whsec_###" }],
+      ["a key that is too short", { secret: `whsec_${Buffer.alloc(23).toString("base64")}` }],
+      ["an id with a comma", { id: "msg,1" }],
+      ["an id with a line break", { id: "msg\n1" }],
+      ["no id", { id: "" }],
+    ])("is not signed with %s", async (_what, change) => {
+      const message = { id: ID, timestampSeconds: TIMESTAMP, body: BODY, secret: SECRET, ...change };
+      await expect(signStandardWebhook(message)).rejects.toThrow(TypeError);
     });
   });
 
