@@ -76,6 +76,9 @@ const FORWARDED: { [name in keyof Required<Environment>]: true } = {
   WEBHOOK_REQUIRE_SIGNATURE: true,
   ALLOWED_ORIGINS: true,
   PUSH_ALLOWED_HOSTS: true,
+  TOOL_RUNNER_URL: true,
+  EVENTS_URL: true,
+  SIGNING_SECRET: true,
   ELEVENLABS_API_KEY: true,
   ELEVENLABS_API_URL: true,
   ELEVENLABS_AGENT_ID: true,
@@ -155,17 +158,22 @@ function ownSecrets(stateDirectory: string): Record<SecretVariable, string> {
     API_TOKEN: randomBytes(32).toString("base64url"),
     SESSION_TOKEN_SECRET: randomBytes(32).toString("base64url"),
     WEBHOOK_SECRET: `whsec_${randomBytes(32).toString("base64")}`,
+    SIGNING_SECRET: `whsec_${randomBytes(32).toString("base64")}`,
   };
   mkdirSync(stateDirectory, { recursive: true });
+  const keep = (secrets: typeof made) => {
+    rmSync(path, { force: true });
+    writeFileSync(path, JSON.stringify(secrets), { mode: 0o600, flag: "wx" });
+    return secrets;
+  };
   try {
     const kept = JSON.parse(readFileSync(path, "utf8"));
     chmodSync(path, 0o600);
-    return { ...made, ...kept };
+    // An earlier version did not need all of them.
+    return Object.keys(made).every((name) => name in kept) ? kept : keep({ ...made, ...kept });
   } catch {
     // The first start, or somebody has spoilt the file.
-    rmSync(path, { force: true });
-    writeFileSync(path, JSON.stringify(made), { mode: 0o600, flag: "wx" });
-    return made;
+    return keep(made);
   }
 }
 

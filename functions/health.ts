@@ -81,6 +81,8 @@ export function handleConfig(c: AppContext): Response {
       agent: config.featureEnabled,
       auth: config.requireAuth,
       monitor: config.elevenLabs.monitor !== "off",
+      runner: config.outbound.runner !== null,
+      events: config.outbound.events !== null,
       rateLimits: LIMITERS.every((name) => c.env[name] !== undefined),
     },
     storage: config.storage.kind,

@@ -3,14 +3,16 @@
  * in one list that names the variables and shows no value.
  */
 import * as v from "valibot";
-import { SECRET_VARIABLES, type SecretLists, soundSecrets } from "./auth/secret-rules.ts";
+import { DOOR_SECRETS, type SecretLists, secretLists, soundSecrets } from "./auth/secret-rules.ts";
 import { parseSecretList } from "./auth/secrets.ts";
 import { MAX_STATE_TTL_SECONDS, STATE_TTL_SECONDS } from "./conversation-state.ts";
 import type { Issue } from "./errors.ts";
 import { describeIssues } from "./json.ts";
 import { isAgentId } from "./keys.ts";
+import type { Destination } from "./outbound.ts";
 import {
   type AllowedHosts,
+  checkOutboundTarget,
   ELEVENLABS_HOSTS,
   LOOPBACK_HOSTS,
   parseAllowedHosts,
@@ -120,6 +122,9 @@ const environmentSchema = v.object({
   WEBHOOK_REQUIRE_SIGNATURE: flag(false),
   ALLOWED_ORIGINS: originList,
   PUSH_ALLOWED_HOSTS: hostList,
+  TOOL_RUNNER_URL: text,
+  EVENTS_URL: text,
+  SIGNING_SECRET: text,
   ELEVENLABS_API_KEY: text,
   ELEVENLABS_API_URL: v.pipe(
     text,
@@ -162,6 +167,8 @@ export type Config = {
   webhookRequiresSignature: boolean;
   allowedOrigins: readonly string[];
   pushAllowedHosts: AllowedHosts;
+  /** Where signed messages go: the calls of the agent's tools, and receipts. null where they go nowhere. */
+  outbound: { runner: Destination | null; events: Destination | null };
   /** Whether the objects keep copies of state and memory, to be read while Redis is down. */
   outageCopies: boolean;
   elevenLabs: {
@@ -197,10 +204,7 @@ function textOf(value: unknown): string {
 
 /** The secrets by variable, those that are sound, and what is wrong with the others. */
 function secretsOf(environment: Environment): { given: SecretLists; sound: SecretLists; problems: Issue[] } {
-  const [API_TOKEN = [], SESSION_TOKEN_SECRET = [], WEBHOOK_SECRET = []] = SECRET_VARIABLES.map((name) =>
-    parseSecretList(textOf(environment[name])),
-  );
-  const given = { API_TOKEN, SESSION_TOKEN_SECRET, WEBHOOK_SECRET };
+  const given = secretLists((name) => parseSecretList(textOf(environment[name])));
   const { UPSTASH_REDIS_REST_TOKEN, KV_REST_API_TOKEN, REDIS_PASSWORD, ELEVENLABS_API_KEY } = environment;
   const others = [UPSTASH_REDIS_REST_TOKEN, KV_REST_API_TOKEN, REDIS_PASSWORD, ELEVENLABS_API_KEY].map(
     textOf,
@@ -220,7 +224,7 @@ export function configProblems(environment: Environment): readonly Issue[] {
     const path = "REQUIRE_AUTH";
     return [{ path, message: "is false, so no door is closed: only for a laptop" }, ...weaknesses];
   }
-  const missing = SECRET_VARIABLES.filter((path) => given[path].length === 0).map((path) => ({
+  const missing = DOOR_SECRETS.filter((path) => given[path].length === 0).map((path) => ({
     path,
     message: "is missing, so what it protects is closed",
   }));
@@ -246,6 +250,11 @@ export function parseConfig(environment: Environment): ParsedConfig {
     for (const name of needing)
       problems.push({ path: "ELEVENLABS_API_KEY", message: `is required for ${name}` });
   }
+  const [signingSecret = null] = secretsOf(environment).sound.SIGNING_SECRET;
+  const outbound = {
+    runner: destinationOf("TOOL_RUNNER_URL", env, signingSecret, problems),
+    events: destinationOf("EVENTS_URL", env, signingSecret, problems),
+  };
   if (problems.length > 0 || storage === null) return { ok: false, problems };
   return {
     ok: true,
@@ -260,6 +269,7 @@ export function parseConfig(environment: Environment): ParsedConfig {
       webhookRequiresSignature: env.WEBHOOK_REQUIRE_SIGNATURE,
       allowedOrigins: env.ALLOWED_ORIGINS,
       pushAllowedHosts: env.PUSH_ALLOWED_HOSTS,
+      outbound,
       elevenLabs: {
         apiKey: env.ELEVENLABS_API_KEY,
         apiUrl: env.ELEVENLABS_API_URL,
@@ -270,6 +280,25 @@ export function parseConfig(environment: Environment): ParsedConfig {
       },
     },
   };
+}
+
+/** Where a variable says that messages go, and what signs them. Null where it is unset, or something is wrong. */
+function destinationOf(
+  path: "TOOL_RUNNER_URL" | "EVENTS_URL",
+  env: v.InferOutput<typeof environmentSchema>,
+  secret: string | null,
+  problems: Issue[],
+): Destination | null {
+  const url = env[path];
+  if (url === "") return null;
+  const target = checkOutboundTarget(url, env.PUSH_ALLOWED_HOSTS);
+  if (!target.ok)
+    problems.push({ path, message: `must be the https URL of a public host: ${target.reason}` });
+  if (secret === null) {
+    const message = `is required for ${path}: whsec_ and the base64 of 24 to 64 bytes`;
+    problems.push({ path: "SIGNING_SECRET", message });
+  }
+  return target.ok && secret !== null ? { url, secret } : null;
 }
 
 type RedisVariables = Pick<

@@ -3,9 +3,11 @@
  * that can be forged in a millisecond protects nothing, and a closed door is noticed.
  */
 import type { Issue } from "../errors.ts";
-import { isMalformedWebhookSecret } from "./webhook-signature.ts";
+import { isMalformedWebhookSecret, isSigningKey } from "./webhook-signature.ts";
 
-export const SECRET_VARIABLES = ["API_TOKEN", "SESSION_TOKEN_SECRET", "WEBHOOK_SECRET"] as const;
+/** The secrets that open a door, which is closed without one. */
+export const DOOR_SECRETS = ["API_TOKEN", "SESSION_TOKEN_SECRET", "WEBHOOK_SECRET"] as const;
+export const SECRET_VARIABLES = [...DOOR_SECRETS, "SIGNING_SECRET"] as const;
 export type SecretVariable = (typeof SECRET_VARIABLES)[number];
 export type SecretLists = Readonly<Record<SecretVariable, readonly string[]>>;
 
@@ -17,6 +19,16 @@ const PUBLISHED = new Set([
   "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
   "whsec_C2FVsBQIhrscChlQIMV+b5sSYob7oAU8",
 ]);
+
+/** The secrets of every variable. */
+export function secretLists(secretsOf: (variable: SecretVariable) => readonly string[]): SecretLists {
+  return {
+    API_TOKEN: secretsOf("API_TOKEN"),
+    SESSION_TOKEN_SECRET: secretsOf("SESSION_TOKEN_SECRET"),
+    WEBHOOK_SECRET: secretsOf("WEBHOOK_SECRET"),
+    SIGNING_SECRET: secretsOf("SIGNING_SECRET"),
+  };
+}
 
 /**
  * The entries that may open something, and what is wrong with the others, by variable and place in its list.
@@ -36,19 +48,16 @@ export function soundSecrets(
       return weakness === null;
     });
   };
-  const [apiTokens, tokenSecrets, webhookSecrets] = SECRET_VARIABLES.map(soundOf);
-  const sound = {
-    API_TOKEN: apiTokens ?? [],
-    SESSION_TOKEN_SECRET: tokenSecrets ?? [],
-    WEBHOOK_SECRET: webhookSecrets ?? [],
-  };
-  return { sound, problems };
+  return { sound: secretLists(soundOf), problems };
 }
 
 function weaknessOf(variable: SecretVariable, secret: string, used: ReadonlySet<string>): string | null {
   if (PUBLISHED.has(secret)) return "is a published example";
   if (variable === "WEBHOOK_SECRET" && isMalformedWebhookSecret(secret)) {
     return "begins with whsec_ but is not the base64 of 24 to 64 bytes after it";
+  }
+  if (variable === "SIGNING_SECRET" && !isSigningKey(secret)) {
+    return "must be whsec_ and the base64 of 24 to 64 bytes after it";
   }
   if (secret.length < MIN_CHARACTERS) return `must have at least ${MIN_CHARACTERS} characters`;
   return used.has(withoutPrefix(secret)) ? "is used for something else too" : null;

@@ -43,6 +43,7 @@ export type PushTargetRefusal =
   | "malformed_port"
   | "trailing_dot"
   | AddressRange
+  | "private_name"
   | "address_notation"
   | "punycode_host"
   | "host_not_allowed"
@@ -71,7 +72,9 @@ const MAX_HOST_CHARACTERS = 253;
 const HOST_NAME = /^(?!-)[a-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9_-]{1,63}(?<!-))*$/;
 const PORT = /^[1-9][0-9]{0,4}$/;
 const PUNYCODE_LABEL = /(?:^|\.)xn--/;
-/** The only hosts that may be reached by `ws:`, and only when they are listed. */
+/** Top-level domains that are set aside for private networks: RFC 6761, 6762 and 8375, ICANN 2024. */
+const PRIVATE_NAME = /\.(?:localhost|local|internal|home\.arpa)$/;
+/** The only hosts that may be reached by `ws:` or `http:`, and only when they are listed. */
 export const LOOPBACK_HOSTS: ReadonlySet<string> = new Set(["localhost", "127.0.0.1", "[::1]"]);
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what it looks for
 const FORBIDDEN_CHARACTER = /[\u0000-\u0020\u007f-\u009f\\]/;
@@ -146,6 +149,46 @@ function listableAddress(canonical: string): string | undefined {
  * never path, query, userinfo or port. Never throws.
  */
 export function checkPushTarget(url: string, allowed: AllowedHosts): PushTarget {
+  const target = checkAddress(url, "wss", allowed);
+  if (!target.ok) return target;
+  const { hostname: host, protocol } = target.url;
+  const entries = allowed.filter((pattern) => matches(pattern, host));
+  if (entries.length === 0) {
+    return PUNYCODE_LABEL.test(host)
+      ? refuse("punycode_host", `The host ${host} has an xn-- label and is not listed itself.`)
+      : refuse("host_not_allowed", `The host ${host} is not in the list of allowed hosts.`);
+  }
+  const port = target.url.port || (protocol === "ws:" ? "80" : "443");
+  const atPort = (entry: HostPattern) =>
+    entry.port === undefined ? LOOPBACK_HOSTS.has(host) || port === "443" : entry.port === port;
+  if (!entries.some(atPort)) {
+    return refuse("port_not_allowed", `The host ${host} is not allowed at this port.`);
+  }
+  return target;
+}
+
+/**
+ * Decides whether signed messages may be sent to a URL that the operator wrote, from its text alone: `https:`, any
+ * port, any host of the internet. What is refused of session URLs whatever is listed is refused here too, and so
+ * are the names of private networks and names with an xn-- label. Loopback hosts are accepted, by `http:` too,
+ * where `allowed` lists them.
+ *
+ * Returns and refuses as `checkPushTarget` does. Never throws.
+ */
+export function checkOutboundTarget(url: string, allowed: AllowedHosts): PushTarget {
+  const target = checkAddress(url, "https", allowed);
+  if (!target.ok) return target;
+  const { hostname: host } = target.url;
+  if (isListedLoopback(host, allowed)) return target;
+  if (PRIVATE_NAME.test(host) || (!host.includes(".") && !host.startsWith("["))) {
+    return refuse("private_name", `The host ${host} is a name of a private network.`);
+  }
+  return PUNYCODE_LABEL.test(host) ? refuse("punycode_host", `The host ${host} has an xn-- label.`) : target;
+}
+
+/** What every address must be like: `secure` is its scheme, the plain one is for listed loopback hosts. */
+function checkAddress(url: string, secure: "wss" | "https", allowed: AllowedHosts): PushTarget {
+  const plain = secure === "wss" ? "ws" : "http";
   if (url.length > MAX_URL_CHARACTERS) {
     return refuse("too_long", `The URL is longer than ${MAX_URL_CHARACTERS} characters.`);
   }
@@ -154,8 +197,8 @@ export function checkPushTarget(url: string, allowed: AllowedHosts): PushTarget 
   }
   const scheme = /^([a-z][a-z0-9+.-]*):/i.exec(url)?.[1]?.toLowerCase();
   if (scheme === undefined) return refuse("not_absolute", "The URL does not begin with a scheme.");
-  if (scheme !== "wss" && scheme !== "ws") {
-    return refuse("scheme_not_allowed", "The URL's scheme is not wss.");
+  if (scheme !== secure && scheme !== plain) {
+    return refuse("scheme_not_allowed", `The URL's scheme is not ${secure}.`);
   }
   // In the text, because the parser does not tell an empty fragment or userinfo from none.
   if (url.includes("#")) return refuse("fragment", "The URL has a fragment.");
@@ -181,31 +224,26 @@ export function checkPushTarget(url: string, allowed: AllowedHosts): PushTarget 
   if (!parsed) return refuse("malformed_host", "The URL's host is malformed.");
 
   const host = parsed.hostname;
-  const entries = allowed.filter((pattern) => matches(pattern, host));
-  const isListedLoopback = LOOPBACK_HOSTS.has(host) && entries.length > 0;
+  const isLocal = isListedLoopback(host, allowed);
   const range = addressRangeOf(host);
-  if (range !== undefined && !isListedLoopback) {
+  if (range !== undefined && !isLocal) {
     return refuse(range, `The host ${host} is an address that no push may go to.`);
   }
   // The strong form of all checks above: the host that was checked is the host that will be dialled.
   if (host !== authority.host) {
     return refuse("address_notation", `The host ${host} is not written in its usual notation.`);
   }
-  if (parsed.protocol === "ws:" && !isListedLoopback) {
-    return refuse("scheme_not_allowed", "The URL's scheme is ws, which is for listed loopback hosts only.");
-  }
-  if (entries.length === 0) {
-    return PUNYCODE_LABEL.test(host)
-      ? refuse("punycode_host", `The host ${host} has an xn-- label and is not listed itself.`)
-      : refuse("host_not_allowed", `The host ${host} is not in the list of allowed hosts.`);
-  }
-  const port = parsed.port || (parsed.protocol === "ws:" ? "80" : "443");
-  const atPort = (entry: HostPattern) =>
-    entry.port === undefined ? isListedLoopback || port === "443" : entry.port === port;
-  if (!entries.some(atPort)) {
-    return refuse("port_not_allowed", `The host ${host} is not allowed at this port.`);
+  if (scheme === plain && !isLocal) {
+    return refuse(
+      "scheme_not_allowed",
+      `The URL's scheme is ${plain}, which is for listed loopback hosts only.`,
+    );
   }
   return { ok: true, url: parsed };
+}
+
+function isListedLoopback(host: string, allowed: AllowedHosts): boolean {
+  return LOOPBACK_HOSTS.has(host) && allowed.some((pattern) => matches(pattern, host));
 }
 
 /**

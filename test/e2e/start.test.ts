@@ -227,7 +227,12 @@ describe("npm start", () => {
     }
     const path = join(directory, "state/secrets.json");
     const secrets = JSON.parse(readFileSync(path, "utf8")) as Record<string, string>;
-    expect(Object.keys(secrets)).toEqual(["API_TOKEN", "SESSION_TOKEN_SECRET", "WEBHOOK_SECRET"]);
+    expect(Object.keys(secrets)).toEqual([
+      "API_TOKEN",
+      "SESSION_TOKEN_SECRET",
+      "WEBHOOK_SECRET",
+      "SIGNING_SECRET",
+    ]);
     expect(statSync(path).mode & 0o777).toBe(0o600);
     expect(statSync(join(directory, "state/v3")).mode & 0o777).toBe(0o700);
     const headers = { authorization: `Bearer ${secrets.API_TOKEN}` };

@@ -6,6 +6,8 @@ export const OLD_TOKEN_SECRET = "test-token-secret-0123456789abcdef-old";
 /** A webhook's shared secret, and a key that signs Standard Webhooks. */
 export const SHARED_SECRET = "test-webhook-secret-0123456789abcdef";
 export const SIGNING_SECRET = `whsec_${Buffer.from("a signing key of thirty-two bytes").toString("base64")}`;
+/** What our own messages are signed with. */
+export const OUTBOUND_SECRET = `whsec_${Buffer.from("another key, of thirty-four bytes.").toString("base64")}`;
 
 /** What closes every door of a Worker. */
 export const CLOSED_DOORS = {

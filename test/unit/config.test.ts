@@ -7,7 +7,7 @@ import {
   redisAddress,
   upstashFromRedisUrl,
 } from "../../lib/config.ts";
-import { API_TOKEN, CLOSED_DOORS } from "../support/secrets.ts";
+import { API_TOKEN, CLOSED_DOORS, OUTBOUND_SECRET, SIGNING_SECRET } from "../support/secrets.ts";
 
 const MINIMAL = { UPSTASH_REDIS_REST_URL: "https://db.upstash.io", UPSTASH_REDIS_REST_TOKEN: "t" };
 
@@ -33,6 +33,7 @@ test("the defaults are closed and off", () => {
     stateTtlSeconds: 3_600,
     useRedisSessions: true,
     webhookRequiresSignature: false,
+    outbound: { runner: null, events: null },
     elevenLabs: {
       monitor: "off",
       apiUrl: "https://api.elevenlabs.io",
@@ -212,6 +213,61 @@ test.each(["https://api.eu.residency.elevenlabs.io", "https://api.elevenlabs.io/
     expect(elevenLabs.apiUrl).toBe(url.replace(/\/$/, ""));
   },
 );
+
+describe("where signed messages go", () => {
+  const URLS = { TOOL_RUNNER_URL: "https://run.example:8443/t", EVENTS_URL: "https://events.example/?to=a" };
+
+  test("is each their own URL, with the first secret", () => {
+    const older = `whsec_${Buffer.alloc(32, 9).toString("base64")}`;
+    const { outbound } = configOf({ ...MINIMAL, ...URLS, SIGNING_SECRET: `${OUTBOUND_SECRET},${older}` });
+    expect(outbound).toEqual({
+      runner: { url: URLS.TOOL_RUNNER_URL, secret: OUTBOUND_SECRET },
+      events: { url: URLS.EVENTS_URL, secret: OUTBOUND_SECRET },
+    });
+  });
+
+  test.each<Environment>([{}, { SIGNING_SECRET: "no-key-0123456789abcdef0123456789abcdef" }])(
+    "needs a secret that is sound: %j",
+    (secret) => {
+      expect(problemsOf({ ...MINIMAL, ...URLS, ...secret })).toEqual(["SIGNING_SECRET", "SIGNING_SECRET"]);
+      expect(problemsOf({ ...MINIMAL, ...secret })).toEqual([]);
+    },
+  );
+
+  test("is signed with a secret that is used for nothing else", () => {
+    const environment = { ...MINIMAL, ...CLOSED_DOORS, ...URLS, SIGNING_SECRET };
+    expect(configProblems(environment).map(({ path }) => path)).toEqual([
+      ...["SIGNING_SECRET", "SIGNING_SECRET"],
+      ...["WEBHOOK_SECRET", "SIGNING_SECRET"],
+    ]);
+    expect(accessOf(environment).webhookSecrets).not.toContain(SIGNING_SECRET);
+  });
+
+  test.each([
+    ["http://events.example/", "scheme_not_allowed"],
+    ["https://10.0.0.5/s3cret", "private_address"],
+    ["https://169.254.169.254/s3cret", "metadata_address"],
+    ["https://user:s3cret@events.example/", "userinfo"],
+    ["https://localhost/s3cret", "private_name"],
+    ["s3cret", "not_absolute"],
+  ])("is not %s: %s", (url, reason) => {
+    for (const path of ["TOOL_RUNNER_URL", "EVENTS_URL"] as const) {
+      const parsed = parseConfig({ ...MINIMAL, [path]: url, SIGNING_SECRET: OUTBOUND_SECRET });
+      expect(parsed).toMatchObject({
+        ok: false,
+        problems: [{ path, message: expect.stringContaining(reason) }],
+      });
+      expect(JSON.stringify(parsed)).not.toContain("s3cret");
+    }
+  });
+
+  test("is this machine only where that is listed", () => {
+    const environment = { ...MINIMAL, EVENTS_URL: "http://127.0.0.1:9000/", SIGNING_SECRET: OUTBOUND_SECRET };
+    expect(problemsOf(environment)).toEqual(["EVENTS_URL"]);
+    const { outbound } = configOf({ ...environment, PUSH_ALLOWED_HOSTS: "127.0.0.1" });
+    expect(outbound.events?.url).toBe("http://127.0.0.1:9000/");
+  });
+});
 
 describe("the doors", () => {
   const CLOSED = { ...MINIMAL, ...CLOSED_DOORS };

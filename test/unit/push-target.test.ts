@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {
   type AllowedHosts,
+  checkOutboundTarget,
   checkPushTarget,
   ELEVENLABS_HOSTS,
   isElevenLabsConversationUrl,
@@ -506,5 +507,69 @@ describe("the ElevenLabs API key", () => {
     ["wss://agents.example:8443/v1", "https://agents.example", false],
   ])("may go to %s with the API at %s: %s", (url, apiUrl, may) => {
     expect(mayHoldElevenLabsKey(new URL(url), apiUrl)).toBe(may);
+  });
+});
+
+describe("an outbound URL", () => {
+  /** What a session URL is refused for whatever is listed; who wrote this one needs no list. */
+  const byNature = refused.filter(
+    ([url, reason]) => /^wss?:/i.test(url) && reason !== "host_not_allowed" && reason !== "port_not_allowed",
+  );
+  const asHttp = (url: string) => url.replace(/^ws/i, "http");
+
+  test.each(byNature)("is refused as a session URL is: %s (%s)", (url, reason, allowed = elevenLabs) => {
+    const target = checkOutboundTarget(asHttp(url), allowed);
+
+    expect(target).toMatchObject({ ok: false, reason });
+    if (!target.ok) expect(target.detail).not.toContain(CANARY);
+  });
+
+  test.each<[string, PushTargetRefusal, AllowedHosts?]>([
+    ["wss://events.example/", "scheme_not_allowed"],
+    ["http://events.example/", "scheme_not_allowed"],
+    ["ftp://events.example/", "scheme_not_allowed"],
+    ["http://localhost:9000/", "scheme_not_allowed"],
+    ["https://localhost/", "private_name"],
+    ["http://127.0.0.1:9000/", "loopback_address"],
+    ["https://127.0.0.2/", "loopback_address", local],
+    ["https://app.localhost/", "private_name", local],
+    ["https://metadata.google.internal/", "private_name"],
+    ["https://printer.local/", "private_name"],
+    ["https://nas.home.arpa/", "private_name"],
+    ["https://intranet/", "private_name"],
+    ["https://xn--bcher-kva.example/", "punycode_host", mixed],
+  ])("is refused: %s (%s)", (url, reason, allowed = elevenLabs) => {
+    expect(checkOutboundTarget(url, allowed)).toMatchObject({ ok: false, reason });
+  });
+
+  test.each<[string, AllowedHosts?]>([
+    ["https://events.example/hooks?to=a"],
+    ["https://events.example:8443/"],
+    ["https://8.8.8.8/"],
+    ["https://[2606:4700:4700::1111]:8443/"],
+    ["http://localhost:9000/", local],
+    ["http://127.0.0.1:9000/", local],
+    ["https://[::1]/", local],
+    ["http://localhost:9001/", localAtPort],
+  ])("is accepted: %s", (url, allowed = elevenLabs) => {
+    expect(checkOutboundTarget(url, allowed)).toMatchObject({ ok: true });
+  });
+
+  test("is never an address that is not public, whatever the parser makes of the text", () => {
+    const host = fc.oneof(
+      fc.ipV4Extended(),
+      fc.ipV6().map((address) => `[${address}]`),
+      fc.domain(),
+    );
+    fc.assert(
+      fc.property(host, fc.webPath(), (name, path) => {
+        const target = checkOutboundTarget(`https://${name}${path}`, elevenLabs);
+        if (!target.ok) return;
+        expect(checkPushTarget(`wss://${name}`, [{ kind: "exact", host: name, port: undefined }]).ok).toBe(
+          true,
+        );
+      }),
+      { numRuns: 2_000 },
+    );
   });
 });

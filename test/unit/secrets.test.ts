@@ -101,7 +101,7 @@ describe("two digests", () => {
 });
 
 describe("a secret", () => {
-  const NONE = { API_TOKEN: [], SESSION_TOKEN_SECRET: [], WEBHOOK_SECRET: [] };
+  const NONE = { API_TOKEN: [], SESSION_TOKEN_SECRET: [], WEBHOOK_SECRET: [], SIGNING_SECRET: [] };
   const long = (letter: string) => letter.repeat(32);
   const key = (bytes: number) => `whsec_${Buffer.alloc(bytes, 7).toString("base64")}`;
 
@@ -112,6 +112,7 @@ describe("a secret", () => {
     ],
     ["that is a key of 24 bytes", { WEBHOOK_SECRET: [key(24)] }],
     ["that is a key of 64 bytes", { WEBHOOK_SECRET: [key(64)] }],
+    ["that signs and is a key", { SIGNING_SECRET: [key(24), key(64)] }],
     ["beside others in its list", { API_TOKEN: [long("a"), long("b")] }],
   ])("%s is sound", (_name, own) => {
     const lists = { ...NONE, ...own };
@@ -124,6 +125,18 @@ describe("a secret", () => {
     ["of 31 characters, behind a good one", "WEBHOOK_SECRET", [long("a"), "x".repeat(31)], /^entry 2: /],
     ["that is a key of 23 bytes", "WEBHOOK_SECRET", [key(23)], /24 to 64 bytes/],
     ["that is a key of 65 bytes", "WEBHOOK_SECRET", [key(65)], /24 to 64 bytes/],
+    [
+      "that signs and is no key",
+      "SIGNING_SECRET",
+      [long("a")],
+      /^entry 1: must be whsec_ and the base64 of 24/,
+    ],
+    [
+      "that signs and is a key of 23 bytes",
+      "SIGNING_SECRET",
+      [key(24), key(23)],
+      /^entry 2: .*24 to 64 bytes/,
+    ],
     ["that is no base64", "WEBHOOK_SECRET", [`whsec_${"!".repeat(32)}`], /24 to 64 bytes/],
     [
       "that stands in a specification",
@@ -142,6 +155,7 @@ describe("a secret", () => {
     for (const lists of [
       { ...NONE, API_TOKEN: [long("a")], WEBHOOK_SECRET: [long("a")] },
       { ...NONE, SESSION_TOKEN_SECRET: [bare], WEBHOOK_SECRET: [key(32)] },
+      { ...NONE, WEBHOOK_SECRET: [key(32)], SIGNING_SECRET: [key(32)] },
     ]) {
       const { sound, problems } = soundSecrets(lists, []);
       expect(Object.values(sound).flat()).toEqual([]);

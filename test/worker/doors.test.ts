@@ -508,7 +508,7 @@ describe("what is not configured is closed", () => {
     expect(health.status).toBe(200);
     expect(await (await send(["GET", "/config"], bearer(API_TOKEN))).json()).toEqual({
       version: expect.stringMatching(/^\d+\.\d+\.\d+$/),
-      features: { agent: true, auth: true, monitor: false, rateLimits: false },
+      features: { agent: true, auth: true, monitor: false, runner: false, events: false, rateLimits: false },
       storage: "embedded",
       channels: ["relay", "socket"],
       ttlSeconds: { session: 600, conversation: 2_592_000, state: 3_600 },
