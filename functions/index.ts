@@ -20,6 +20,7 @@ export class LiveConversation extends Live<Bindings> {
         channels: [],
         requireAllowed: () => {},
         conversationTtlSeconds: null,
+        outbound: { runner: null, events: null },
         featureEnabled: false,
       };
     }
@@ -29,6 +30,7 @@ export class LiveConversation extends Live<Bindings> {
       channels: channelsOf(config),
       requireAllowed: (registration) => requireAllowedUrl(registration, config.pushAllowedHosts),
       conversationTtlSeconds: config.conversationTtlSeconds,
+      outbound: config.outbound,
       featureEnabled: config.featureEnabled,
     };
   }

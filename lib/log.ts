@@ -26,6 +26,8 @@ export type LogEvent =
   | "relay.nack"
   | "relay.unknown_frame"
   | "provider.failed"
+  | "event.failed"
+  | "event.dropped"
   | "record.unreadable"
   | "storage.degraded"
   | "storage.recovered"

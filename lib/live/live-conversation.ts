@@ -15,6 +15,7 @@ import {
 } from "../conversation-store.ts";
 import { parseExactly, stringifyJson } from "../json.ts";
 import { createLogger, logFailure } from "../log.ts";
+import { postSigned } from "../outbound.ts";
 import type { Channel } from "../push/channel.ts";
 import type { Result } from "../result.ts";
 import { type Answer, answer } from "../rpc.ts";
@@ -24,6 +25,13 @@ import { createBreaker, OF_AN_OBJECT, withBreaker } from "../storage/breaker.ts"
 import type { Storage, TtlSeconds } from "../storage/storage.ts";
 import { agentConversationOf } from "./agent-conversation.ts";
 import { type CallbackAnswer, createDeliveryLoop, type DeliveryLoop } from "./delivery.ts";
+import {
+  createReceipts,
+  type Destinations,
+  type Receipts,
+  resultReceipts,
+  sessionReceipts,
+} from "./receipts.ts";
 import { createRecords, type Records } from "./records.ts";
 import { callerOf, createRelay, type Relay } from "./relay.ts";
 import { RELAY_PING, RELAY_PONG } from "./relay-protocol.ts";
@@ -37,10 +45,13 @@ export type LiveConversationParts = {
   /** Throws SessionUrlNotAllowedError where the session of a registration must not be dialled. */
   requireAllowed: (registration: Registration) => void;
   conversationTtlSeconds: TtlSeconds;
-  /** While the feature is off nothing is pushed. */
+  /** Where signed messages go. */
+  outbound: Destinations;
+  /** While the feature is off nothing is pushed, nor sent. */
   featureEnabled: boolean;
 };
 
+const NOWHERE: Destinations = { runner: null, events: null };
 const now = () => Date.now();
 /** The tag of the sockets that are lines of the relay. */
 const RELAY = "relay";
@@ -54,6 +65,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   readonly #records: Records;
   readonly #delivery: DeliveryLoop;
   readonly #relay: Relay;
+  readonly #receipts: Receipts;
   readonly #isEnabled: boolean;
   readonly #log;
   #alarmAt: number | null = null;
@@ -66,6 +78,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       channels,
       requireAllowed,
       conversationTtlSeconds: ttlSeconds,
+      outbound,
       featureEnabled,
       ...parts
     } = this.partsOf(env);
@@ -74,6 +87,15 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     const storage = withBreaker(parts.storage, breaker, { refuses: true });
     const sessions = createSessionStore(storage, log);
     const results = createResults({ sql, ttlSeconds });
+    const receipts = createReceipts({
+      conversationId,
+      sql,
+      destinations: featureEnabled ? outbound : NOWHERE,
+      post: postSigned,
+      log,
+      now,
+      rested: () => void this.#tidy().catch((error: unknown) => logFailure(log, "receipts", error)),
+    });
     const turn = createTurn();
     const wait = (ms: number, signal?: AbortSignal) =>
       scheduler.wait(ms, signal === undefined ? {} : { signal }).catch(() => {});
@@ -89,6 +111,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       ttlSeconds,
       nextTryAt: breaker.nextTryAt,
       connected: () => this.#relay.connection()?.session ?? null,
+      sessionChanged: sessionReceipts(receipts, channels, now),
     });
     this.#relay = createRelay({
       conversationId,
@@ -105,6 +128,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     });
     this.#results = results;
     this.#records = records;
+    this.#receipts = receipts;
     this.#log = log;
     this.#isEnabled = featureEnabled;
     this.#delivery = createDeliveryLoop({
@@ -113,11 +137,12 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       turn,
       look: records.look,
       isThere: records.isThere,
+      note: resultReceipts(receipts, results),
       log,
       now,
       wait,
     });
-    results.recover(now());
+    this.#delivery.recover();
     ctx.blockConcurrencyWhile(async () => {
       this.#alarmAt = await ctx.storage.getAlarm();
     });
@@ -236,6 +261,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   forget(): Promise<Answer<boolean>> {
     return this.#answer(() => {
       const forgotten = this.#records.forget();
+      this.#receipts.wipe();
       this.#delivery.discard();
       this.#relay.end("conversation_deleted");
       return forgotten;
@@ -247,6 +273,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     try {
       this.#alarmAt = null;
       await this.#setAlarm(now() + ALARM_AGAIN_MS);
+      this.#receipts.send();
       await this.#records.giveBack();
       this.#delivery.expire();
       this.#wake();
@@ -274,18 +301,20 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     const isKnowing = this.#records.tidy();
     const isConnected = !this.#relay.isEmpty();
     const isLive = isConnected || this.#records.current.alone(now()) !== null;
-    const dues = [this.#results.nextDue(isLive, this.#isEnabled), this.#records.nextDue()].filter(
-      (at) => at !== null,
-    );
-    const hasResults = !this.#results.isEmpty();
-    if (!isKnowing && !hasResults && !isConnected && dues.length === 0) return this.#deleteEverything();
+    const dues = [
+      this.#results.nextDue(isLive, this.#isEnabled),
+      this.#records.nextDue(),
+      this.#receipts.nextDue(),
+    ].filter((at) => at !== null);
+    const isHolding = !this.#results.isEmpty() || !this.#receipts.isEmpty();
+    if (!isKnowing && !isHolding && !isConnected && dues.length === 0) return this.#deleteEverything();
     // However often something cannot be done, it is not tried more than once in a while.
     const due = Math.max(Math.min(...dues), now() + SHORTEST_PAUSE_MS);
     if (due < (this.#alarmAt ?? Number.POSITIVE_INFINITY)) await this.#setAlarm(due);
   }
 
   async #deleteEverything(): Promise<void> {
-    const parts = [this.#results, this.#records, this.#relay];
+    const parts = [this.#results, this.#records, this.#relay, this.#receipts];
     if (!parts.some((part) => part.exist())) return;
     for (const part of parts) part.forgetTables();
     this.#alarmAt = null;
