@@ -2,7 +2,7 @@
  * The client: it watches an agent conversation through the SDK's callbacks, keeps a line to the edge while that
  * conversation lives, and says in it what the edge sends, each result once.
  */
-import type { PageSession, PushFrame, WelcomeFrame } from "../lib/live/relay-protocol.ts";
+import type { PageSession, ProgressFrame, PushFrame, WelcomeFrame } from "../lib/live/relay-protocol.ts";
 import { type AgentConversation, idOf, isOpen, knowsIfOpen } from "./agent-conversation.ts";
 import { createLine, type Line } from "./line.ts";
 import type { Page } from "./page.ts";
@@ -19,6 +19,9 @@ export type AgentSessionStatus = "idle" | "connecting" | "live" | "reconnecting"
 /** What the page is told about a push before the agent is. */
 export type Push = Omit<PushFrame, "type">;
 
+/** How far a task is whose result is still to come. */
+export type Progress = Omit<ProgressFrame, "type">;
+
 /** Who the edge takes the page for: what `attach` resolves with. */
 export type Welcome = Omit<WelcomeFrame, "type">;
 
@@ -28,6 +31,8 @@ export type AgentSessionOptions = {
   conversationId: string;
   /** Called before a push is said. What it throws is caught and shown on the console. */
   onPush?: (push: Push) => void;
+  /** Called before the agent is told how far a task is. What it throws is caught and shown on the console. */
+  onProgress?: (progress: Progress) => void;
   /** Called when the status has changed. What it throws is caught and shown on the console. */
   onStatus?: (status: AgentSessionStatus) => void;
 } & (
@@ -122,6 +127,7 @@ export function openAgentSession(
   }
 
   const tellPush = quiet((push: Push) => options.onPush?.(push));
+  const tellProgress = quiet((progress: Progress) => options.onProgress?.(progress));
   const tellStatus = quiet((to: AgentSessionStatus) => options.onStatus?.(to));
 
   /** Always the last thing that is done: the page may call anything from its `onStatus`. */
@@ -174,16 +180,28 @@ export function openAgentSession(
     if (!canSpeak(attachment)) return void nack("conversation_closed");
     tellPush(push);
     if (!canSpeak(attachment)) return void nack("conversation_closed");
-    try {
-      if (push.delivery === "silent") attachment.conversation.sendContextualUpdate(push.text);
-      else attachment.conversation.sendUserMessage(push.text);
-    } catch (error) {
-      page.complain(error);
-      nack("send_failed");
-      return;
-    }
+    if (!say(attachment, push)) return void nack("send_failed");
     said.add(unknown);
     line.send({ type: "ack", requestIds: unknown });
+  }
+
+  /** Returns whether the SDK took it. */
+  function say({ conversation }: Attachment, { delivery, text }: { delivery: string; text: string }): boolean {
+    try {
+      if (delivery === "silent") conversation.sendContextualUpdate(text);
+      else conversation.sendUserMessage(text);
+      return true;
+    } catch (error) {
+      page.complain(error);
+      return false;
+    }
+  }
+
+  /** It is told if that is possible now; nobody waits to hear that it was. */
+  function report(attachment: Attachment, progress: Progress): void {
+    if (!canSpeak(attachment) || attachment.said.has(progress.requestId)) return;
+    tellProgress(progress);
+    if (canSpeak(attachment)) say(attachment, progress);
   }
 
   function attach(conversation: AgentConversation, session?: PageSession): Promise<Welcome> {
@@ -217,6 +235,7 @@ export function openAgentSession(
       },
       onFrame(frame) {
         if (isPush(frame)) receive(attachment, frame);
+        if (isProgress(frame)) report(attachment, frame);
       },
       onLost() {
         if (status === "live") become("reconnecting");
@@ -303,13 +322,21 @@ function promise<T>() {
 
 /** What can be said and acknowledged; anything else is ignored. */
 function isPush(frame: Record<string, unknown>): frame is PushFrame {
-  const { type, requestIds, delivery, text } = frame;
+  const { type, requestIds } = frame;
   return (
     type === "push" &&
     Array.isArray(requestIds) &&
     requestIds.length > 0 &&
     requestIds.every((requestId) => typeof requestId === "string") &&
-    (delivery === "when_idle" || delivery === "interrupt" || delivery === "silent") &&
-    typeof text === "string"
+    isSayable(frame)
   );
+}
+
+function isProgress(frame: Record<string, unknown>): frame is ProgressFrame {
+  return frame.type === "progress" && typeof frame.requestId === "string" && isSayable(frame);
+}
+
+function isSayable({ delivery, text }: Record<string, unknown>): boolean {
+  const isKnown = delivery === "when_idle" || delivery === "interrupt" || delivery === "silent";
+  return isKnown && typeof text === "string";
 }

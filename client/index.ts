@@ -11,6 +11,7 @@ export {
   type AgentSessionErrorCode,
   type AgentSessionOptions,
   type AgentSessionStatus,
+  type Progress,
   type Push,
   type Welcome,
 } from "./agent-session.ts";

@@ -1,6 +1,7 @@
 /**
- * `npm start`: the whole product on a laptop. A demo agent, the Worker in `wrangler dev`, and where REDIS_URL
- * or REDIS_HOST names a Redis, the REST gateway between the two. Then three curl lines that tell the story.
+ * `npm start`: the whole product on a laptop. A stand-in for ElevenLabs, the Worker in `wrangler dev`, two example
+ * pages, and where REDIS_URL or REDIS_HOST names a Redis, the REST gateway to it. Then three curl lines that tell the
+ * story without a page.
  *
  * It is as closed as a deployment: secrets that nobody has set are made, and kept in the state folder.
  *
@@ -8,7 +9,7 @@
  * the death of a part, ends every process it started.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { randomBytes } from "node:crypto";
+import { createHmac, randomBytes } from "node:crypto";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -17,6 +18,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs, parseEnv } from "node:util";
 import type { SecretVariable } from "../lib/auth/secret-rules.ts";
 import {
+  type Config,
   configProblems,
   type Environment,
   parseConfig,
@@ -24,7 +26,8 @@ import {
   upstashFromRedisUrl,
 } from "../lib/config.ts";
 import { ELEVENLABS_HOSTS } from "../lib/push/push-target.ts";
-import { startDemoAgent } from "./demo-agent.ts";
+import { type ExampleSite, startExampleSite } from "./example-site.ts";
+import { startFakeProvider } from "./fake-provider.ts";
 import { startGateway } from "./gateway.ts";
 
 /** Says in one sentence why nothing can be started or has ended; printed without a stack. */
@@ -47,8 +50,12 @@ const PATIENCE_MS = 10_000;
 const STOP_LIMIT_MS = 4_000;
 const ORPHAN_LIMIT_MS = 300;
 
+/** Between two pieces of what the stand-in says: it is read by people. */
+const READING_PAUSE_MS = 60;
+
 const DEFAULTS: Variables = {
   ELEVENLABS_AGENT_ENABLED: "true",
+  ELEVENLABS_AGENT_IDS: "demo",
   PUSH_ALLOWED_HOSTS: ["localhost", "127.0.0.1", "[::1]", ...ELEVENLABS_HOSTS].join(","),
 };
 
@@ -108,12 +115,22 @@ function stop(exitCode: number): Promise<never> {
 
 async function main(): Promise<void> {
   const stateDirectory = readStateDirectory();
-  const port = readPort(process.env.PORT);
-  await requireFreePort(port);
+  const port = readPort("PORT", process.env.PORT || "8787");
+  await requireFreePort("PORT", port);
 
   const secrets = ownSecrets(stateDirectory);
   const given = ownVariables();
-  const variables: Variables = { ...DEFAULTS, ...secrets, ...given };
+  // Whoever names an API of ElevenLabs, or has a key of it, wants to talk to that one.
+  const usesStandIn = given.ELEVENLABS_API_URL === undefined && given.ELEVENLABS_API_KEY === undefined;
+  const apiKey = randomBytes(32).toString("base64url");
+  const provider = await startFakeProvider({ apiKey, pauseMs: READING_PAUSE_MS });
+  endings.push(() => provider.close());
+  const variables: Variables = {
+    ...DEFAULTS,
+    ...secrets,
+    ...(usesStandIn ? { ELEVENLABS_API_KEY: apiKey, ELEVENLABS_API_URL: provider.url } : {}),
+    ...given,
+  };
   const storage = await provideStorage(variables);
   const parsed = parseConfig(variables);
   // Authentication may be off here; a secret that opens nothing would only be found out later.
@@ -123,16 +140,23 @@ async function main(): Promise<void> {
     throw new StartFailure(["The configuration is not usable:", ...problems].join("\n"));
   }
 
-  const agent = await startDemoAgent();
-  endings.push(() => agent.close());
   const url = `http://${HOST}:${port}`;
+  const site = await provideSite({ url, port, variables, config: parsed.config });
+  variables.ALLOWED_ORIGINS = [...parsed.config.allowedOrigins, ...site.origins].join(",");
   const worker = startWorker({ port, stateDirectory, variables });
   const impatience = setTimeout(() => worker.showOutput({ kept: true }), PATIENCE_MS);
   await Promise.race([waitForHealth(url), worker.ended]);
   clearTimeout(impatience);
   worker.showOutput({ kept: false });
   const made = Object.fromEntries(Object.entries(secrets).filter(([name]) => given[name] === undefined));
-  printStory({ url, agentUrl: agent.url, storage, made, requireAuth: parsed.config.requireAuth });
+  printStory({
+    url,
+    agentUrl: provider.agentUrl,
+    site,
+    storage,
+    made,
+    requireAuth: parsed.config.requireAuth,
+  });
   await worker.ended;
 }
 
@@ -207,6 +231,37 @@ async function provideStorage(variables: Variables): Promise<string> {
   } catch (cause) {
     throw new StartFailure(`${redis.variable}: ${cause instanceof Error ? cause.message : cause}`, { cause });
   }
+}
+
+/**
+ * Starts the example pages at PAGES_PORT, or else at the port behind the Worker's, or at any free one where that is
+ * taken.
+ */
+async function provideSite(facts: {
+  url: string;
+  port: number;
+  variables: Variables;
+  config: Config;
+}): Promise<ExampleSite> {
+  const { url, port, variables, config } = facts;
+  const secret = (name: SecretVariable) => variables[name]?.split(",")[0]?.trim() ?? "";
+  const start = (port: number) =>
+    startExampleSite({
+      port,
+      edgeUrl: url,
+      providerUrl: config.elevenLabs.apiUrl,
+      agentId: variables.ELEVENLABS_AGENT_IDS?.split(",")[0]?.trim() ?? "",
+      apiToken: secret("API_TOKEN"),
+      webhookSecret: secret("WEBHOOK_SECRET"),
+      // The same at every start, so that an open page goes on.
+      key: createHmac("sha256", secret("SESSION_TOKEN_SECRET")).update("example pages").digest("base64url"),
+    });
+  const named = process.env.PAGES_PORT;
+  const wanted = named ? readPort("PAGES_PORT", named) : Math.min(port + 1, 65_535);
+  if (named) await requireFreePort("PAGES_PORT", wanted);
+  const site = await start(wanted).catch(() => start(0));
+  endings.push(() => site.close());
+  return site;
 }
 
 /**
@@ -332,17 +387,17 @@ function readStateDirectory(): string {
   }
 }
 
-function readPort(text = ""): number {
-  if (text === "") return 8787;
+function readPort(variable: string, text: string): number {
   const port = Number(text);
   if (!/^\d+$/.test(text) || port < 1 || port > 65_535)
-    throw new StartFailure(`PORT must be a number from 1 to 65535.`);
+    throw new StartFailure(`${variable} must be a number from 1 to 65535.`);
   return port;
 }
 
-async function requireFreePort(port: number): Promise<void> {
+async function requireFreePort(variable: string, port: number): Promise<void> {
+  const another = port === 65_535 ? 8787 : port + 1;
   const inUse = new StartFailure(
-    `Port ${port} is in use: end the program that has it, or choose another one, such as PORT=${port === 65_535 ? 8787 : port + 1} npm start.`,
+    `Port ${port} is in use: end the program that has it, or choose another one, such as ${variable}=${another} npm start.`,
   );
   // Some systems let a port be taken twice, on one address and on all of them, so somebody may be listening.
   const someoneListens = await new Promise<boolean>((resolve) => {
@@ -364,12 +419,13 @@ async function requireFreePort(port: number): Promise<void> {
 function printStory(facts: {
   url: string;
   agentUrl: string;
+  site: ExampleSite;
   storage: string;
   requireAuth: boolean;
   /** The secrets that nobody but this program has set. */
   made: Variables;
 }): void {
-  const { url, agentUrl, storage, requireAuth, made } = facts;
+  const { url, agentUrl, site, storage, requireAuth, made } = facts;
   // Results are delivered once per requestId, and records survive a restart: every start tells a new story.
   const requestId = `demo-${randomBytes(4).toString("hex")}`;
   const session = JSON.stringify({ sessionUrl: agentUrl });
@@ -386,7 +442,10 @@ function printStory(facts: {
   const json = "-H 'content-type: application/json'";
   console.log(`
 edge-agent-sessions runs at ${url} (storage: ${storage}).
-The demo agent listens at ${agentUrl} and says here what it hears. Ctrl-C ends both.
+Two pages show it: talk, finish a task, reload meanwhile, and hear of it all the same.
+  ${site.pageUrl("relay")}
+  ${site.pageUrl("proxy")}
+A demo agent listens at ${agentUrl} and says here what it hears. Ctrl-C ends everything.
 
 1. A browser registers its live session:
 curl -X POST ${url}/agent-conversations/api/${CONVERSATION_ID}/session ${json}${credential("API_TOKEN")} -d '${session}'

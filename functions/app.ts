@@ -6,6 +6,8 @@ import { requestId } from "hono/request-id";
 import { secureHeaders } from "hono/secure-headers";
 import { Hono } from "hono/tiny";
 import { createLogger } from "../lib/log.ts";
+import { handleAgentTool } from "./agent-tools.ts";
+import { agents } from "./agents.ts";
 import { requireOperator, requireOwnMachine, requireWebhookCredential } from "./auth.ts";
 import { handleCallback } from "./callbacks.ts";
 import { configOf, coreFor } from "./compose.ts";
@@ -16,9 +18,9 @@ import { answerError, ProblemError } from "./problem.ts";
 import { limitClient } from "./rate-limit.ts";
 import { results } from "./results.ts";
 import { sessions } from "./sessions.ts";
-import { signedUrls } from "./signed-url.ts";
 import { memories, states } from "./state.ts";
 import { streams } from "./stream.ts";
+import { tasks } from "./tasks.ts";
 
 /** What a page's own code may send and read. */
 const BROWSER_HEADERS = {
@@ -48,7 +50,8 @@ const api = new Hono<AppEnv>()
   .post("/:id/callback", requireWebhookCredential, handleCallback)
   .route("/", results)
   .route("/", streams)
-  .route("/", signedUrls)
+  .route("/", tasks)
+  .route("/", agents)
   .route("/", conversations)
   .route("/", sessions);
 
@@ -64,6 +67,7 @@ app.get("/health", handleHealth);
 app.get("/config", requireOperator, handleConfig);
 app.get("/config/health", requireOperator, handleConfigHealth);
 app.use(loadCore);
+app.post("/agent-tools", requireWebhookCredential, handleAgentTool);
 app.use(requireFeature);
 app.post("/callback", requireWebhookCredential, handleCallback);
 app.route("/agent-conversations/api", api);

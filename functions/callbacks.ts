@@ -1,10 +1,10 @@
 /** `/callback` and `…/:id/callback`: a task has a result, or ElevenLabs reports on a conversation that is over. */
 import { InvalidRequestError } from "../lib/errors.ts";
 import type { JsonObject } from "../lib/json.ts";
-import { conversationIdOf } from "../lib/keys.ts";
+import { conversationIdOf, isTaskId } from "../lib/keys.ts";
 import type { CallbackAnswer } from "../lib/live/delivery.ts";
 import { isReport, takeReport } from "../lib/report.ts";
-import { parseCallback } from "../lib/result.ts";
+import { isProgress, parseCallback, parseProgress } from "../lib/result.ts";
 import { webhookForm } from "./auth.ts";
 import { readEvent, readJsonObject, requireShortBody } from "./body.ts";
 import type { AppContext } from "./context.ts";
@@ -22,14 +22,21 @@ export async function handleCallback(c: AppContext): Promise<Response> {
   }
   const body = await readJsonObject(c);
   requireSignedConversation(c, body);
-  const { conversationId, result } = parseCallback(body, path);
-  await limitConversation(c, "callback", conversationId);
-  return respond(c, await c.var.core.live.deliver(conversationId, result, c.var.requestId));
+  const { live } = c.var.core;
+  if (isProgress(body)) {
+    const told = parseProgress(body, path);
+    await limitConversation(c, "progress", told.conversationId);
+    return respond(c, await live.progress(told));
+  }
+  const callback = parseCallback(body, path);
+  await limitConversation(c, "callback", callback.conversationId);
+  return respond(c, await live.deliver(callback, c.var.requestId));
 }
 
-/** A signature says nothing of the path, so with one the body names its conversation. */
+/** A signature says nothing of the path, so with one the body names its conversation, itself or by its task. */
 function requireSignedConversation(c: AppContext, body: JsonObject): void {
   if (webhookForm(c) === "shared_secret" || Object.hasOwn(body, "conversationId")) return;
+  if (typeof body.requestId === "string" && isTaskId(body.requestId)) return;
   throw new InvalidRequestError(
     "The signature does not cover the path, so the body must name its conversation.",
     [{ path: "conversationId", message: "is required where the body is signed" }],
@@ -49,8 +56,16 @@ async function handleReport(c: AppContext, report: JsonObject | null): Promise<R
   return c.json({ received: true, status: kind });
 }
 
-function respond(c: AppContext, answer: CallbackAnswer): Response {
+function respond(c: AppContext, answer: CallbackAnswer | { kind: "taken" | "ignored" }): Response {
   switch (answer.kind) {
+    case "taken":
+      return c.json({ received: true, delivered: false, status: "progress" }, 202);
+    case "ignored":
+      return c.json({ received: true, delivered: false, status: "ignored" });
+    case "unknown_task":
+      throw new InvalidRequestError("There is no task of this id, so nothing says whose the callback is.", [
+        { path: "conversationId", message: "is required" },
+      ]);
     case "delivered":
       return c.json({ received: true, delivered: true, status: "delivered", channel: answer.channel });
     case "duplicate": {

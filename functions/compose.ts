@@ -120,7 +120,7 @@ export function channelsOf({ elevenLabs, pushAllowedHosts: allowedHosts }: Confi
     ...(monitor === "off"
       ? []
       : [createMonitorChannel({ apiKey, apiUrl, allowedHosts, takesAll: monitor === "all" })]),
-    createSocketChannel(allowedHosts),
+    createSocketChannel(allowedHosts, apiUrl),
   ];
 }
 

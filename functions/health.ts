@@ -87,7 +87,11 @@ export function handleConfig(c: AppContext): Response {
     },
     storage: config.storage.kind,
     // Those that pages hold themselves, and those that dial.
-    channels: ["relay", ...channels.map(({ name }) => name)],
+    channels: [
+      "relay",
+      ...(config.elevenLabs.agentIds.length === 0 ? [] : ["proxy"]),
+      ...channels.map(({ name }) => name),
+    ],
     ttlSeconds: {
       session: SESSION_TTL_SECONDS,
       conversation: config.conversationTtlSeconds,

@@ -1,5 +1,6 @@
 /** The Worker: the fetch handler and the Durable Objects. */
 import { type AssistantSessions, createAssistantSessions } from "../lib/assistant-session.ts";
+import { openConversation } from "../lib/elevenlabs.ts";
 import { type JsonObject, parseExactly, stringifyJson } from "../lib/json.ts";
 import { LiveConversation as Live, type LiveConversationParts } from "../lib/live/live-conversation.ts";
 import { createLogger } from "../lib/log.ts";
@@ -19,9 +20,12 @@ export class LiveConversation extends Live<Bindings> {
         storage: OUT_OF_REACH,
         channels: [],
         requireAllowed: () => {},
+        openAgent: async () => ({ failure: "unreachable" }),
+        keepsTranscripts: false,
         conversationTtlSeconds: null,
         outbound: { runner: null, events: null },
         featureEnabled: false,
+        takesToolCalls: false,
       };
     }
     const { config } = parsed;
@@ -29,9 +33,13 @@ export class LiveConversation extends Live<Bindings> {
       storage: redisOf(config) ?? embeddedStorage(env),
       channels: channelsOf(config),
       requireAllowed: (registration) => requireAllowedUrl(registration, config.pushAllowedHosts),
+      openAgent: (agentId, parameters, signal) =>
+        openConversation(config.elevenLabs, agentId, parameters, signal),
+      keepsTranscripts: config.elevenLabs.transcripts,
       conversationTtlSeconds: config.conversationTtlSeconds,
       outbound: config.outbound,
       featureEnabled: config.featureEnabled,
+      takesToolCalls: config.outbound.runner !== null,
     };
   }
 }

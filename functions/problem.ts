@@ -16,6 +16,7 @@ export const STATUS_OF_CODE = {
   conversation_not_found: 404,
   state_not_found: 404,
   memory_not_found: 404,
+  task_not_found: 404,
   method_not_allowed: 405,
   session_replaced: 409,
   conversation_deleted: 410,

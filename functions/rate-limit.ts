@@ -37,7 +37,7 @@ export const limitReads = createMiddleware<AppEnv>(async (c, next) => {
 /** Counts a request of one kind that names a conversation. Throws `rate_limited`. */
 export async function limitConversation(
   c: AppContext,
-  kind: "session" | "callback" | "token" | "message" | "read",
+  kind: "session" | "callback" | "progress" | "task" | "token" | "message" | "read",
   conversationId: string,
 ): Promise<void> {
   await spend(c.env.CONVERSATION_RATE_LIMIT, `${kind}:${conversationId}`);

@@ -1,25 +1,34 @@
 /**
- * Which conversation of ours an agent conversation belongs to, so that what ElevenLabs reports of it afterwards finds
- * its place. Written where a server names the agent conversation, and never on the word of a page.
+ * Which conversation of ours an agent conversation belongs to, so that what its agent asks for, and what ElevenLabs
+ * reports of it afterwards, finds its place. A server's word, or that of a connection of our own, is proof. A page's
+ * is a claim: it counts for what the agent asks for, as long as nobody has said otherwise before.
  */
 import * as v from "valibot";
-import { keys } from "./keys.ts";
+import { isAgentSessionId, keys } from "./keys.ts";
 import type { Logger } from "./log.ts";
 import type { TextStorage, TtlSeconds } from "./storage/storage.ts";
 import { createTtlStore } from "./ttl-store.ts";
 
-const recordSchema = v.object({ version: v.optional(v.number(), 1), conversationId: v.string() });
+const recordSchema = v.object({
+  version: v.optional(v.number(), 1),
+  conversationId: v.string(),
+  /** Whether a page alone says so. */
+  isClaimed: v.optional(v.boolean()),
+});
 
 export interface AgentConversations {
   /** Notes whose it is, for as long as a conversation lives. The newest word counts. */
   set(agentSessionId: string, conversationId: string): Promise<void>;
+  /** Notes whose a page says it is; the first word counts. Ids that no agent has are left out. */
+  claim(agentSessionId: string, conversationId: string): Promise<void>;
   /** The conversation, or null. */
-  find(agentSessionId: string): Promise<string | null>;
+  find(agentSessionId: string): Promise<{ conversationId: string; isProven: boolean } | null>;
 }
 
 export type AgentConversationsOptions = { storage: TextStorage; log: Logger; ttlSeconds: TtlSeconds };
 
 export function createAgentConversations(options: AgentConversationsOptions): AgentConversations {
+  const { storage } = options;
   const records = createTtlStore({
     ...options,
     keyOf: keys.agentConversation,
@@ -28,6 +37,17 @@ export function createAgentConversations(options: AgentConversationsOptions): Ag
   });
   return {
     set: (agentSessionId, conversationId) => records.set(agentSessionId, { version: 1, conversationId }),
-    find: async (agentSessionId) => (await records.get(agentSessionId))?.conversationId ?? null,
+    async claim(agentSessionId, conversationId) {
+      if (!isAgentSessionId(agentSessionId)) return;
+      const record = { version: 1, conversationId, isClaimed: true };
+      await storage.commit([records.createWrite(agentSessionId, record)]);
+    },
+    async find(agentSessionId) {
+      if (!isAgentSessionId(agentSessionId)) return null;
+      const record = await records.get(agentSessionId);
+      return record === null
+        ? null
+        : { conversationId: record.conversationId, isProven: record.isClaimed !== true };
+    },
   };
 }

@@ -39,6 +39,8 @@ import type {
 import { createTtlStore } from "./ttl-store.ts";
 
 export const MAX_MESSAGES = 1_000;
+/** Transcripts are put into a history as long as it has fewer messages than that, of whatever kind. */
+export const MAX_MESSAGES_WITH_TRANSCRIPT = 500;
 /** Of one message as it is stored, in UTF-8. */
 export const MAX_MESSAGE_BYTES = 64 * 1024;
 export const MAX_LIST_LIMIT = 100;
@@ -263,6 +265,21 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
         throw new ConversationDeletedError();
       }
       store.reportDropped(conversationId, writes, outcomes);
+    },
+
+    /**
+     * As `append`, for what was said in a live conversation. It takes no result's place: once the history has 500
+     * messages of whatever kind, such messages are left out, so that half of it is always there for the others.
+     */
+    async appendTranscript(
+      conversationId: string,
+      messages: readonly StoredMessage[],
+      mayStand = false,
+    ): Promise<void> {
+      const last = MAX_MESSAGES_WITH_TRANSCRIPT - messages.length;
+      const standing = last < 0 ? [""] : await storage.range(keys.messages(conversationId), last, last);
+      if (standing.length === 0) return store.append(conversationId, messages, mayStand);
+      log.warn("messages.dropped", { conversationId, dropped: messages.length });
     },
 
     /** Conversations with the newest activity first. Throws InvalidCursorError. */

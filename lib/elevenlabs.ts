@@ -54,7 +54,9 @@ export function openConversation(
     const signed = await signedUrlOf(account, agentId, signal);
     if ("failure" in signed) return signed;
     // The text as it was signed, and what the SDK puts behind it.
-    const ofSdk = new URLSearchParams(parameters).toString();
+    const ofSdk = Object.entries(parameters)
+      .map(([name, value]) => `${name}=${encodeURIComponent(value)}`)
+      .join("&");
     const separator = signed.signedUrl.includes("?") ? "&" : "?";
     const url = new URL(ofSdk === "" ? signed.signedUrl : signed.signedUrl + separator + ofSdk);
     const opened = await openSocket(url, { "sec-websocket-protocol": CONVERSATION_SUBPROTOCOL }, signal);

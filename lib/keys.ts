@@ -6,6 +6,8 @@ import { InvalidIdError } from "./errors.ts";
 
 const CONVERSATION_ID = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
 const REQUEST_ID = /^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$/;
+/** The conversation that a task belongs to, and 128 random bits in base64url. */
+const TASK_ID = /^([A-Za-z0-9][A-Za-z0-9_.-]{0,127}):([A-Za-z0-9_-]{22})$/;
 const PROVIDER_ID = /^[A-Za-z0-9_-]{1,128}$/;
 /** Path segments of the HTTP contract that stand where a conversation id would. */
 const RESERVED = new Set(["new", "list"]);
@@ -14,9 +16,27 @@ export function isConversationId(id: string): boolean {
   return CONVERSATION_ID.test(id) && !RESERVED.has(id);
 }
 
-/** Request and task ids: as conversation ids, and the colon. */
+/** Ids of requests: as conversation ids, and the colon; or the id of a task. */
 export function isRequestId(id: string): boolean {
-  return REQUEST_ID.test(id);
+  return REQUEST_ID.test(id) || isTaskId(id);
+}
+
+/** Whether an id has the form of a task's, which names its conversation. */
+export function isTaskId(id: string): boolean {
+  return conversationOfTask(id) !== null;
+}
+
+/** The conversation of the task that an id names by its form; null where it has another. */
+export function conversationOfTask(id: string): string | null {
+  const conversationId = TASK_ID.exec(id)?.[1];
+  return conversationId !== undefined && isConversationId(conversationId) ? conversationId : null;
+}
+
+/** A new id of a task, which nobody can guess. */
+export function newTaskId(conversationId: string): string {
+  const random = crypto.getRandomValues(new Uint8Array(16));
+  const text = btoa(String.fromCharCode(...random));
+  return `${conversationId}:${text.replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "")}`;
 }
 
 /** The provider's ids of agent conversations, where they are to name a record or to stand in a URL. */
@@ -48,7 +68,9 @@ export const keys = {
   conversation: (conversationId: string) => `elevenlabs:conversation:${conversationId}`,
   messages: (conversationId: string) => `elevenlabs:conversation:${conversationId}:messages`,
   conversations: "elevenlabs:conversations",
-  /** Which conversation an agent conversation belongs to, where a server said so. */
+  /** What a tool call asked for. */
+  task: (taskId: string) => `elevenlabs:task:${taskId}`,
+  /** Which conversation an agent conversation belongs to. */
   agentConversation: (agentSessionId: string) => `elevenlabs:agent-conversation:${agentSessionId}`,
   /** The orchestrator's state; another instance of the store may keep its records under another prefix. */
   state: (conversationId: string, prefix = STATE_PREFIX) => `${prefix}${conversationId}`,
@@ -70,7 +92,7 @@ export function statePrefixOf(prefix: string): string {
   return prefix;
 }
 
-const OF_A_CONVERSATION = /^elevenlabs:(?:session|conversation):([^:]+)/;
+const OF_A_CONVERSATION = /^elevenlabs:(?:session|conversation|task):([^:]+)/;
 
 /**
  * Which keys stand together: a storage that keeps its keys in many places (one Durable Object each) keeps

@@ -49,8 +49,10 @@ export async function takeReport(body: JsonObject, core: Core): Promise<ReportOu
   if (body.type !== TRANSCRIPT) return { kind: "acknowledged", reason: "other_type" };
   const { event_timestamp, data } = validate(transcriptSchema, body);
   const { conversation_id: agentSessionId, transcript, metadata } = data;
-  const conversationId = await core.agentConversations.find(agentSessionId);
-  if (conversationId === null) return { kind: "acknowledged", reason: "unknown_conversation" };
+  const found = await core.agentConversations.find(agentSessionId);
+  // The history is not written on the word of a page.
+  if (!found?.isProven) return { kind: "acknowledged", reason: "unknown_conversation" };
+  const { conversationId } = found;
 
   const start = [metadata?.start_time_unix_secs, event_timestamp].find(Number.isFinite) ?? 0;
   const messages = transcript.flatMap(({ role, message, time_in_call_secs: offset }, i): Message[] => {

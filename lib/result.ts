@@ -5,7 +5,7 @@
 import * as v from "valibot";
 import { InvalidRequestError } from "./errors.ts";
 import { isoTimestamp, type JsonObject, jsonObject, jsonValue, stringifyJson, validate } from "./json.ts";
-import { isConversationId, isRequestId } from "./keys.ts";
+import { conversationOfTask, isConversationId, isRequestId } from "./keys.ts";
 
 /**
  * When a result is said: `when_idle`, when nobody is speaking; `interrupt`, at once; `silent`, at once and
@@ -13,6 +13,8 @@ import { isConversationId, isRequestId } from "./keys.ts";
  */
 export const deliverySchema = v.picklist(["when_idle", "interrupt", "silent"]);
 export type Delivery = v.InferOutput<typeof deliverySchema>;
+
+const MAX_PROGRESS_CHARACTERS = 1_000;
 
 const resultFields = {
   requestId: v.pipe(
@@ -45,17 +47,64 @@ const callbackSchema = v.object({
   mode: v.optional(v.picklist(["speak", "context"])),
 });
 
+const progressSchema = v.object({
+  requestId: resultFields.requestId,
+  conversationId: callbackSchema.entries.conversationId,
+  delivery: v.optional(deliverySchema, "silent"),
+  progress: v.object({
+    /** Which of several is newer: a higher one. */
+    seq: v.pipe(
+      v.number(),
+      v.safeInteger("must be a whole number"),
+      v.minValue(0, "must be a whole number that is not negative"),
+    ),
+    text: v.pipe(
+      v.string(),
+      v.nonEmpty("must not be empty"),
+      v.maxLength(MAX_PROGRESS_CHARACTERS, `must be at most ${MAX_PROGRESS_CHARACTERS} characters`),
+    ),
+  }),
+});
+
+/** How far a task has come; the result is still to come. */
+export type Progress = { requestId: string; seq: number; text: string; delivery: Delivery };
+
 const resultSchema = v.object({ ...resultFields, delivery: deliverySchema });
 export type Result = v.InferOutput<typeof resultSchema>;
 
-export type Callback = { conversationId: string; result: Result };
+/** Whose a callback is; `namedByTask`: nothing but the id of a task says so. */
+type Owner = { conversationId: string; namedByTask: boolean };
+export type Callback = Owner & { result: Result };
+export type ProgressCallback = Owner & { progress: Progress };
+
+/** Whether a callback tells the progress of a task, not its result. */
+export function isProgress(body: JsonObject): boolean {
+  return Object.hasOwn(body, "progress");
+}
+
+/** Reads the progress of a task from a request body. Throws as `parseCallback`. */
+export function parseProgress(body: JsonObject, pathConversationId?: string): ProgressCallback {
+  const { progress, requestId, delivery, conversationId } = validate(progressSchema, body);
+  const owner = ownerOf({ requestId, conversationId }, pathConversationId);
+  return { ...owner, progress: { requestId, ...progress, delivery } };
+}
 
 /**
- * Reads a callback from a request body. `conversationId` is the one of the path, where it has one.
+ * Reads a callback from a request body. `pathConversationId` is the one of the path, where it has one.
  * Throws InvalidRequestError, also where nothing says which conversation the result belongs to.
  */
 export function parseCallback(body: JsonObject, pathConversationId?: string): Callback {
   const { conversationId, mode, delivery, ...fields } = validate(callbackSchema, body);
+  const owner = ownerOf({ requestId: fields.requestId, conversationId }, pathConversationId);
+  const said = delivery ?? (mode === "context" ? "silent" : "when_idle");
+  return { ...owner, result: { ...fields, delivery: said } };
+}
+
+/** Which conversation a callback belongs to. Throws InvalidRequestError. */
+function ownerOf(
+  { requestId, conversationId }: { requestId: string; conversationId: string | undefined },
+  pathConversationId: string | undefined,
+): Owner {
   if (
     pathConversationId !== undefined &&
     conversationId !== undefined &&
@@ -65,16 +114,14 @@ export function parseCallback(body: JsonObject, pathConversationId?: string): Ca
       { path: "conversationId", message: "must be the conversation of the path" },
     ]);
   }
-  const owner = pathConversationId ?? conversationId;
-  if (owner === undefined) {
+  const named = pathConversationId ?? conversationId;
+  const owner = named ?? conversationOfTask(requestId);
+  if (owner === null) {
     throw new InvalidRequestError("Nothing says which conversation the result belongs to.", [
       { path: "conversationId", message: "is required" },
     ]);
   }
-  return {
-    conversationId: owner,
-    result: { ...fields, delivery: delivery ?? (mode === "context" ? "silent" : "when_idle") },
-  };
+  return { conversationId: owner, namedByTask: named === undefined };
 }
 
 /** The whole text of a result: the output, or the error where it failed; JSON where it is not a string. */

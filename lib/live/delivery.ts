@@ -9,8 +9,8 @@
 import { parseExactly } from "../json.ts";
 import { type Logger, logFailure } from "../log.ts";
 import { type Channel, type ChannelName, type PushOutcome, pushBy } from "../push/channel.ts";
-import { messageOf, type Telling } from "../push/message.ts";
-import type { Delivery, Result } from "../result.ts";
+import { messageOf, messageOfProgress, type Telling } from "../push/message.ts";
+import type { Delivery, Progress, Result } from "../result.ts";
 import type { SessionRecord } from "../session-store.ts";
 import { type AgentConversation, agentConversationOf, isSame } from "./agent-conversation.ts";
 import type { ResultReceipt } from "./receipts.ts";
@@ -20,6 +20,11 @@ import { LONGEST_HOLD_MS, type Turn } from "./turn.ts";
 /** The longest that a sender waits for the outcome of its result, in ms. The loop goes on without it. */
 export const SENDER_WAITS_MS = 8_000;
 
+/** A tool call is no agent conversation: what it may have heard is told again to whoever is there. */
+const TOOL_CALL: AgentConversation = { agentSessionId: null, urlDigest: null, registrationId: "" };
+/** Of how many tasks it is remembered which progress is the newest. */
+const MAX_UNDERWAY = 1_000;
+
 /** What the sender of a callback is told. */
 export type CallbackAnswer =
   | { kind: "delivered"; channel: ChannelName }
@@ -27,6 +32,8 @@ export type CallbackAnswer =
   /** Settled at once without being said. */
   | { kind: "settled"; status: ResultStatus }
   | { kind: "duplicate"; delivered: boolean; channel?: ChannelName }
+  /** Nothing but the id of a task says whose it is, and there is no such task. */
+  | { kind: "unknown_task" }
   /** The requestId was used before, for another result. */
   | { kind: "reused" }
   /** The conversation was deleted. */
@@ -42,6 +49,8 @@ export type DeliveryLoopOptions = {
   turn: Turn;
   /** Looks who is there, and brings the history up to date on the way. Never rejects because Redis is down. */
   look: () => Promise<Presence>;
+  /** Gives a result to the tool call that waits for it; null where none does. Resolves with what became of it. */
+  offer: (result: Result) => Promise<PushOutcome> | null;
   /** Whether a session that was seen a moment ago still counts: it was neither ended nor replaced, and lives. */
   isThere: (session: SessionRecord) => boolean;
   /** Told what became of results, in the turn in which it was written down. */
@@ -54,8 +63,13 @@ export type DeliveryLoopOptions = {
 };
 
 export interface DeliveryLoop {
-  /** Takes a result in and resolves with what became of it, after 8 s at the latest. `text` is the result as JSON. */
-  receive(result: Result, text: string, requestId: string): Promise<CallbackAnswer>;
+  /**
+   * Takes a result in and resolves with what became of it, after 8 s at the latest. `text` is the result as JSON;
+   * that of a task that `isCancelled` is kept and not said.
+   */
+  receive(result: Result, text: string, requestId: string, isCancelled?: boolean): Promise<CallbackAnswer>;
+  /** Says how far a task is, if anybody is there now; the newest word counts. Returns whether it is news. */
+  progress(progress: Progress): boolean;
   /** Brings the loop to look for what is due. */
   wake(): void;
   /** Resolves when the loop rests. */
@@ -82,6 +96,10 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
   const senders = new Map<string, Sender>();
   let loop: Promise<void> | null = null;
   let isCalled = false;
+  /** The newest progress of each task that is still to be said. */
+  const underway = new Map<string, Progress>();
+  /** Which progress of a task was taken last, by its id; of so many tasks. */
+  const newestSeq = new Map<string, number>();
   /** Since when results have been held back because somebody speaks. */
   let heldSince: number | null = null;
 
@@ -115,9 +133,12 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     return senders.get(requestId)?.log ?? options.log.with({ callbackRequestId: requestId });
   }
 
-  function noteSettled(status: "expired" | "superseded" | "dropped", requestIds: readonly string[]): void {
+  function noteSettled(
+    status: "expired" | "superseded" | "dropped" | "cancelled",
+    requestIds: readonly string[],
+  ): void {
     for (const requestId of requestIds) logOf(requestId).info(`callback.${status}`);
-    if (status !== "dropped") note(`result.${status}`, requestIds);
+    if (status === "expired" || status === "superseded") note(`result.${status}`, requestIds);
     settled(requestIds, { kind: "settled", status });
   }
 
@@ -167,8 +188,19 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
   async function pass(): Promise<void> {
     const { session, hadSession } = await look();
     expire();
-    if (session === null)
+    if (session === null) {
+      underway.clear();
       return leaveWaiting(awaited(), hadSession ? "session_expired" : "session_not_found");
+    }
+    const reception = await sayResults(session);
+    if (reception === "gone") return wake();
+    if (reception === "heard") await sayProgress(session);
+    // What could not be said now is old news later.
+    else underway.clear();
+  }
+
+  /** Says everything that is due. `failed`: the session did not take it. `gone`: it is not there any more. */
+  async function sayResults(session: SessionRecord): Promise<"heard" | "failed" | "gone"> {
     const to = await agentConversationOf(session);
     const due = results.due(to, now());
     const held = due.filter(({ delivery }) => delivery === "when_idle" && isHeld());
@@ -187,9 +219,25 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
         await say(rows.filter(isSilent), "silent", session, to),
         await say(spoken, delivery, session, to),
       ];
-      if (receptions.includes("gone")) return wake();
-      if (receptions.includes("failed")) return;
+      if (receptions.includes("gone")) return "gone";
+      if (receptions.includes("failed")) return "failed";
     }
+    return "heard";
+  }
+
+  /** Says how far tasks are whose results are still to come. Results go first: as soon as one comes, this ends. */
+  async function sayProgress(session: SessionRecord): Promise<void> {
+    const busyUntil = turn.busyUntil(now());
+    for (const [requestId, progress] of underway) {
+      if (isCalled || !isThere(session)) return wake();
+      if (progress.delivery === "when_idle" && busyUntil !== null) continue;
+      underway.delete(requestId);
+      const channel = channels.find((candidate) => candidate.accepts(session, progress.delivery));
+      if (channel === undefined || results.get(requestId) !== null) continue;
+      const { outcome } = await channel.push(session, messageOfProgress(progress));
+      options.log.info("task.progress", { callbackRequestId: requestId, channel: channel.name, outcome });
+    }
+    if (underway.size > 0 && busyUntil !== null) void wait(Math.max(0, busyUntil - now())).then(wake);
   }
 
   /** Whether results that wait for silence must go on waiting. */
@@ -294,6 +342,15 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     settled(requestIds, { kind: "queued", reason });
   }
 
+  /** The tool call that asked for a result is given it; where that has gone, it is pushed like any other. */
+  async function replyBy(requestId: string, told: Promise<PushOutcome>): Promise<void> {
+    const saying = results.say([requestId], "reply", TOOL_CALL, now());
+    const outcome = await told;
+    const concluded = results.conclude(saying, outcome, now());
+    if (concluded.length > 0) noteOutcome(concluded, "reply", outcome, outcome.outcome !== "unreachable");
+    wake();
+  }
+
   async function run(): Promise<void> {
     while (isCalled) {
       isCalled = false;
@@ -325,10 +382,10 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
   }
 
   return {
-    receive(result, text, requestId) {
+    receive(result, text, requestId, isCancelled = false) {
       const { requestId: id } = result;
       const log = options.log.with({ callbackRequestId: id, requestId });
-      const insertion = results.insert(result, text, now());
+      const insertion = results.insert(result, text, now(), isCancelled);
       if (insertion.kind === "reused") return Promise.resolve({ kind: "reused" });
       log.info(insertion.kind === "new" ? "callback.received" : "callback.duplicate", {
         status: insertion.row.status,
@@ -344,16 +401,31 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       } else {
         noteSettled("superseded", insertion.superseded);
         noteSettled("dropped", insertion.dropped);
+        underway.delete(id);
         if (row.status !== "waiting") {
-          log.info("callback.expired");
-          note("result.expired", [id]);
+          log.info(row.status === "cancelled" ? "callback.cancelled" : "callback.expired");
+          if (row.status === "expired") note("result.expired", [id]);
           wake();
           return Promise.resolve({ kind: "settled", status: row.status });
         }
       }
       const sender = expect(id, log);
+      const reply = insertion.kind === "new" ? options.offer(result) : null;
+      if (reply !== null) void replyBy(id, reply);
       wake();
       return outcomeOf(sender);
+    },
+
+    progress(progress) {
+      const { requestId, seq } = progress;
+      if (results.get(requestId) !== null || seq <= (newestSeq.get(requestId) ?? -1)) return false;
+      newestSeq.delete(requestId);
+      newestSeq.set(requestId, seq);
+      const [oldest] = newestSeq.keys();
+      if (newestSeq.size > MAX_UNDERWAY && oldest !== undefined) newestSeq.delete(oldest);
+      underway.set(requestId, progress);
+      wake();
+      return true;
     },
 
     wake,

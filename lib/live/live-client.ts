@@ -3,15 +3,19 @@
  * Every method throws StorageError where the object does not answer.
  */
 import type { ConversationRecord, Message } from "../conversation-store.ts";
+import type { SdkParameters } from "../elevenlabs.ts";
 import { parseExactly, stringifyJson } from "../json.ts";
 import type { Caller } from "../registration.ts";
-import type { Result } from "../result.ts";
+import type { Callback, ProgressCallback, Result } from "../result.ts";
 import { callObject } from "../rpc.ts";
 import type { SessionRecord } from "../session-store.ts";
+import type { Ticket } from "../task.ts";
 import { type CallbackAnswer, SENDER_WAITS_MS } from "./delivery.ts";
 import type { LiveConversation } from "./live-conversation.ts";
+import { proxyRequest } from "./proxy.ts";
 import { relayRequest } from "./relay.ts";
 import type { ResultQuery, ResultRow } from "./results.ts";
+import type { TaskQuery, TaskRow } from "./tasks.ts";
 
 export type LiveConversations = DurableObjectNamespace<LiveConversation<unknown>>;
 
@@ -26,12 +30,66 @@ export function createLiveClient(namespace: LiveConversations) {
   /** A new stub each time: one that has thrown may be broken for good. */
   const objectOf = (conversationId: string) => namespace.get(namespace.idFromName(conversationId));
 
+  const openSocket = (operation: string, conversationId: string, request: () => Request) =>
+    callObject(operation, ASK_MS, async () => {
+      const { webSocket } = await objectOf(conversationId).fetch(request());
+      if (webSocket === null) throw new TypeError("the object opened no socket");
+      return { value: webSocket };
+    });
+
   return {
     /** What became of a result; `requestId` is of the HTTP request, for the log. */
-    deliver: (conversationId: string, result: Result, requestId: string): Promise<CallbackAnswer> =>
+    deliver: (callback: Callback, requestId: string): Promise<CallbackAnswer> =>
       callObject("deliver", DELIVER_MS, () =>
-        objectOf(conversationId).deliver(stringifyJson(result), requestId),
+        objectOf(callback.conversationId).deliver(
+          stringifyJson(callback.result),
+          callback.namedByTask,
+          requestId,
+        ),
       ),
+
+    /** Whether the progress of a task is news. */
+    progress: ({ conversationId, namedByTask, progress }: ProgressCallback) =>
+      callObject("progress", ASK_MS, () =>
+        objectOf(conversationId).progress(stringifyJson(progress), namedByTask),
+      ),
+
+    /**
+     * Notes a task before anybody works on it; with `replyMs` the tool call waits so long for its result, if it may,
+     * which is what is returned. Throws ConversationDeletedError.
+     */
+    openTask: (ticket: Ticket, replyMs: number): Promise<boolean> =>
+      callObject("openTask", ASK_MS, () =>
+        objectOf(ticket.conversationId).openTask(stringifyJson(ticket), replyMs),
+      ),
+
+    /** Nobody took a task. */
+    failTask: async ({ conversationId, taskId }: Ticket): Promise<void> =>
+      void (await callObject("failTask", ASK_MS, () => objectOf(conversationId).failTask(taskId))),
+
+    /** The result of a task, if it comes within `ms`; null where it does not. */
+    async awaitReply({ conversationId, taskId }: Ticket, ms: number): Promise<Result | null> {
+      const text = await callObject(
+        "awaitReply",
+        ms + ASK_MS,
+        () => objectOf(conversationId).awaitReply(taskId, ms),
+        { once: true },
+      );
+      return text === null ? null : (parseExactly(text) as Result);
+    },
+
+    /** The tool call that waited was given its answer, or has gone. */
+    endReply: async ({ conversationId, taskId }: Ticket, wasAnswered: boolean): Promise<void> =>
+      void (await callObject("endReply", ASK_MS, () =>
+        objectOf(conversationId).endReply(taskId, wasAnswered),
+      )),
+
+    tasks: (conversationId: string, query: TaskQuery): Promise<TaskRow[]> =>
+      callObject("tasks", ASK_MS, () => objectOf(conversationId).tasks(query)),
+
+    /** Cancels a task. Returns whether it was still to come; null where there is none. */
+    cancelTask: (conversationId: string, taskId: string): Promise<boolean | null> =>
+      callObject("cancelTask", ASK_MS, () => objectOf(conversationId).cancelTask(taskId)),
 
     /**
      * Tells of a registration; `isUnsaved` where Redis could not be told. Returns whether it replaced another.
@@ -43,13 +101,12 @@ export function createLiveClient(namespace: LiveConversations) {
       ),
 
     /** Opens a line for a page. Returns the page's end of it. */
-    async openLine(conversationId: string, caller: Caller): Promise<WebSocket> {
-      return callObject("openLine", ASK_MS, async () => {
-        const { webSocket } = await objectOf(conversationId).fetch(relayRequest(caller));
-        if (webSocket === null) throw new TypeError("the object opened no line");
-        return { value: webSocket };
-      });
-    },
+    openLine: (conversationId: string, caller: Caller): Promise<WebSocket> =>
+      openSocket("openLine", conversationId, () => relayRequest(caller)),
+
+    /** Connects a page to an agent. Returns the page's end of it. */
+    connect: (conversationId: string, agentId: string, parameters: SdkParameters): Promise<WebSocket> =>
+      openSocket("connect", conversationId, () => proxyRequest(agentId, parameters)),
 
     /** The renewed registration; null where another is current, or none. Throws ConversationDeletedError. */
     async renew(

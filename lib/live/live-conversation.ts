@@ -6,6 +6,7 @@
  * Named by the conversation's id. An object that has nothing left to know deletes everything it has.
  */
 import { DurableObject } from "cloudflare:workers";
+import { createAgentConversations } from "../agent-conversations.ts";
 import {
   type ConversationRecord,
   createConversationStore,
@@ -17,14 +18,16 @@ import { parseExactly, stringifyJson } from "../json.ts";
 import { createLogger, logFailure } from "../log.ts";
 import { postSigned } from "../outbound.ts";
 import type { Channel } from "../push/channel.ts";
-import type { Result } from "../result.ts";
+import type { Progress, Result } from "../result.ts";
 import { type Answer, answer } from "../rpc.ts";
 import { createSessionStore, type Registration, type SessionRecord } from "../session-store.ts";
 import { durableObjectSql } from "../sql.ts";
 import { createBreaker, OF_AN_OBJECT, withBreaker } from "../storage/breaker.ts";
 import type { Storage, TtlSeconds } from "../storage/storage.ts";
+import type { Ticket } from "../task.ts";
 import { agentConversationOf } from "./agent-conversation.ts";
 import { type CallbackAnswer, createDeliveryLoop, type DeliveryLoop } from "./delivery.ts";
+import { type AgentProxy, agentOf, createProxy, type ProxyOptions } from "./proxy.ts";
 import {
   createReceipts,
   type Destinations,
@@ -35,7 +38,9 @@ import {
 import { createRecords, type Records } from "./records.ts";
 import { callerOf, createRelay, type Relay } from "./relay.ts";
 import { RELAY_PING, RELAY_PONG } from "./relay-protocol.ts";
+import { createReplies, type Replies } from "./replies.ts";
 import { createResults, type ResultQuery, type ResultRow, type Results } from "./results.ts";
+import { createTasks, type TaskQuery, type TaskRow, type Tasks } from "./tasks.ts";
 import { createTurn } from "./turn.ts";
 
 export type LiveConversationParts = {
@@ -44,11 +49,17 @@ export type LiveConversationParts = {
   channels: readonly Channel[];
   /** Throws SessionUrlNotAllowedError where the session of a registration must not be dialled. */
   requireAllowed: (registration: Registration) => void;
+  /** Opens a conversation with an agent, for a page. */
+  openAgent: ProxyOptions["open"];
+  /** Whether what is said in such a conversation is put into the history. */
+  keepsTranscripts: boolean;
   conversationTtlSeconds: TtlSeconds;
   /** Where signed messages go. */
   outbound: Destinations;
   /** While the feature is off nothing is pushed, nor sent. */
   featureEnabled: boolean;
+  /** Whether agents call tools here, so that it must be known whose they are. */
+  takesToolCalls: boolean;
 };
 
 const NOWHERE: Destinations = { runner: null, events: null };
@@ -65,6 +76,9 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   readonly #records: Records;
   readonly #delivery: DeliveryLoop;
   readonly #relay: Relay;
+  readonly #tasks: Tasks;
+  readonly #replies: Replies;
+  readonly #proxy: AgentProxy;
   readonly #receipts: Receipts;
   readonly #isEnabled: boolean;
   readonly #log;
@@ -77,9 +91,12 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     const {
       channels,
       requireAllowed,
+      openAgent,
+      keepsTranscripts,
       conversationTtlSeconds: ttlSeconds,
       outbound,
       featureEnabled,
+      takesToolCalls,
       ...parts
     } = this.partsOf(env);
     const log = createLogger({ now }, { conversationId });
@@ -99,18 +116,20 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     const turn = createTurn();
     const wait = (ms: number, signal?: AbortSignal) =>
       scheduler.wait(ms, signal === undefined ? {} : { signal }).catch(() => {});
+    const conversations = createConversationStore({ storage, log, now, ttlSeconds });
     const records = createRecords({
       conversationId,
       sql,
       storage,
       sessions,
-      conversations: createConversationStore({ storage, log, now, ttlSeconds }),
+      conversations,
       results,
       log,
       now,
       ttlSeconds,
       nextTryAt: breaker.nextTryAt,
-      connected: () => this.#relay.connection()?.session ?? null,
+      agents: takesToolCalls ? createAgentConversations({ storage, log, ttlSeconds }) : null,
+      connected: () => this.#connected(),
       sessionChanged: sessionReceipts(receipts, channels, now),
     });
     this.#relay = createRelay({
@@ -126,16 +145,34 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       now,
       wait,
     });
+    this.#proxy = createProxy({
+      conversationId,
+      open: openAgent,
+      isDeleted: records.isDeleted,
+      attach: (session, then) => this.#attach(session, then),
+      detach: (registrationId) => this.#detach(registrationId),
+      turn,
+      wake: () => this.#wake(),
+      appendTranscript: keepsTranscripts
+        ? (messages, mayStand) => conversations.appendTranscript(conversationId, messages, mayStand)
+        : null,
+      log,
+      now,
+      wait,
+    });
     this.#results = results;
     this.#records = records;
+    this.#tasks = createTasks(sql);
+    this.#replies = createReplies({ now, wait });
     this.#receipts = receipts;
     this.#log = log;
     this.#isEnabled = featureEnabled;
     this.#delivery = createDeliveryLoop({
       results,
-      channels: [this.#relay.channel, ...channels],
+      channels: [this.#relay.channel, this.#proxy.channel, ...channels],
       turn,
       look: records.look,
+      offer: (result) => this.#replies.offer(result),
       isThere: records.isThere,
       note: resultReceipts(receipts, results),
       log,
@@ -150,12 +187,19 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
 
   protected abstract partsOf(env: Env): LiveConversationParts;
 
-  /** A page opens a line: `relayRequest` makes such a request. Answers with the page's end of it. */
+  /**
+   * A page opens a line, or connects to an agent: `relayRequest` and `proxyRequest` make such requests. Answers with
+   * the page's end of it.
+   */
   override async fetch(request: Request): Promise<Response> {
     const { 0: page, 1: socket } = new WebSocketPair();
-    this.ctx.acceptWebSocket(socket, [RELAY]);
-    this.ctx.setWebSocketAutoResponse(new WebSocketRequestResponsePair(RELAY_PING, RELAY_PONG));
-    this.#relay.accept(socket, callerOf(request));
+    const agent = agentOf(request);
+    if (agent !== null) this.#proxy.connect(socket, agent.agentId, agent.parameters);
+    else {
+      this.ctx.acceptWebSocket(socket, [RELAY]);
+      this.ctx.setWebSocketAutoResponse(new WebSocketRequestResponsePair(RELAY_PING, RELAY_PONG));
+      this.#relay.accept(socket, callerOf(request));
+    }
     return new Response(null, { status: 101, webSocket: page });
   }
 
@@ -175,18 +219,113 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     return { value: null };
   }
 
-  /** A callback's result, as JSON. `requestId` is of the HTTP request, for the log. Throws RecordTooLargeError. */
-  deliver(text: string, requestId: string): Promise<Answer<CallbackAnswer>> {
+  /**
+   * A callback's result, as JSON. `namedByTask`: nothing but the id of a task says that it belongs here. `requestId` is
+   * of the HTTP request, for the log. Throws RecordTooLargeError.
+   */
+  deliver(text: string, namedByTask: boolean, requestId: string): Promise<Answer<CallbackAnswer>> {
     return this.#answer(() => {
-      const result = parseExactly(text) as Result;
-      if (this.#records.isDeleted() && this.#results.get(result.requestId) === null) {
-        return { kind: "discarded" } as const;
-      }
+      const given = parseExactly(text) as Result;
+      const stranger = this.#strangerOf(given.requestId, namedByTask);
+      if (stranger !== null) return stranger;
       // Refused here where the history could not take it, so that nobody is told that it was kept.
-      messageText(messageOfResult(result, now()));
+      messageText(messageOfResult(given, now()));
       this.#records.noteActivity();
-      return this.#delivery.receive(result, text, requestId);
+      const { result, isCancelled } = this.#tasks.finish(given, now());
+      const wished = result === given ? text : stringifyJson(result);
+      return this.#delivery.receive(result, wished, requestId, isCancelled);
     });
+  }
+
+  /** How far a task is, as JSON. `taken`: it is news, and said if anybody is there. */
+  progress(
+    text: string,
+    namedByTask: boolean,
+  ): Promise<Answer<{ kind: "taken" | "ignored" } | CallbackAnswer>> {
+    return this.#answer(() => {
+      const progress = parseExactly(text) as Progress;
+      const stranger = this.#strangerOf(progress.requestId, namedByTask);
+      if (stranger !== null) return stranger;
+      const isNews =
+        this.#isEnabled &&
+        this.#tasks.progress(progress.requestId, progress, now()) &&
+        this.#delivery.progress(progress);
+      return { kind: isNews ? "taken" : "ignored" } as const;
+    });
+  }
+
+  /** What is answered to a callback that has nothing to look for here; null where it has. */
+  #strangerOf(requestId: string, namedByTask: boolean): CallbackAnswer | null {
+    if (this.#results.get(requestId) !== null) return null;
+    if (this.#records.isDeleted()) return { kind: "discarded" };
+    return namedByTask && this.#tasks.get(requestId) === null ? { kind: "unknown_task" } : null;
+  }
+
+  /**
+   * A task, its ticket as JSON, before anybody works on it. With `replyMs` the tool call waits so long for its result:
+   * returns whether it may. Throws ConversationDeletedError.
+   */
+  openTask(text: string, replyMs: number): Promise<Answer<boolean>> {
+    return this.#answer(async () => {
+      const ticket = parseExactly(text) as Ticket;
+      this.#records.requireStanding();
+      this.#tasks.open(ticket);
+      const waits = replyMs > 0 && this.#replies.expect(ticket.taskId, replyMs);
+      await this.#records.ticket(ticket.taskId, text);
+      return waits;
+    });
+  }
+
+  /** Nobody took a task. */
+  failTask(taskId: string): Promise<Answer<null>> {
+    return this.#answer(() => {
+      this.#tasks.fail(taskId, now());
+      this.#replies.end(taskId, false);
+      return null;
+    });
+  }
+
+  /** The result of a task, as JSON, if it comes within `ms`; null where it does not. */
+  awaitReply(taskId: string, ms: number): Promise<Answer<string | null>> {
+    return this.#answer(async () => {
+      const result = await this.#replies.take(taskId, ms);
+      return result === null ? null : stringifyJson(result);
+    });
+  }
+
+  /** The tool call that waited was given its answer, or has gone. */
+  endReply(taskId: string, wasAnswered: boolean): Promise<Answer<null>> {
+    return this.#answer(() => {
+      this.#replies.end(taskId, wasAnswered);
+      return null;
+    });
+  }
+
+  /** Newest first. */
+  tasks(query: TaskQuery): Promise<Answer<TaskRow[]>> {
+    return this.#answer(() => {
+      this.#tasks.expire(now());
+      return this.#tasks.list(query);
+    });
+  }
+
+  /** Nobody wants the result of a task any more. Returns whether it was still to come or waited; null for no such task. */
+  cancelTask(taskId: string): Promise<Answer<boolean | null>> {
+    return this.#answer(() => {
+      if (this.#tasks.get(taskId) === null) return null;
+      const isCancelled = this.#cancelTask(taskId, "requested");
+      return this.#results.cancel(taskId, now()) || isCancelled;
+    });
+  }
+
+  #cancelTask(taskId: string, reason: "requested" | "hangup"): boolean {
+    const isCancelled = this.#tasks.cancel(taskId, now());
+    if (isCancelled) this.#noteCancelled(taskId, reason);
+    return isCancelled;
+  }
+
+  #noteCancelled(taskId: string, reason: "requested" | "hangup"): void {
+    this.#log.info("task.cancelled", { callbackRequestId: taskId, reason });
   }
 
   /**
@@ -216,6 +355,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   ended(registrationId?: string): Promise<Answer<boolean>> {
     return this.#answer(() => {
       this.#relay.end("ended", registrationId);
+      this.#proxy.release(registrationId);
       return this.#records.ended(registrationId ?? null);
     });
   }
@@ -261,9 +401,11 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   forget(): Promise<Answer<boolean>> {
     return this.#answer(() => {
       const forgotten = this.#records.forget();
+      this.#tasks.wipe();
       this.#receipts.wipe();
       this.#delivery.discard();
       this.#relay.end("conversation_deleted");
+      this.#proxy.end("conversation_deleted");
       return forgotten;
     });
   }
@@ -276,6 +418,8 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       this.#receipts.send();
       await this.#records.giveBack();
       this.#delivery.expire();
+      this.#tasks.expire(now());
+      for (const taskId of this.#tasks.hangUp(now())) this.#noteCancelled(taskId, "hangup");
       this.#wake();
       await this.#delivery.rest();
       this.#alarmAt = null;
@@ -284,6 +428,31 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     } catch (error) {
       logFailure(this.#log, "alarm", error);
     }
+  }
+
+  /** The session of the page that is connected, the newest if there are several. */
+  #connected(): SessionRecord | null {
+    const [line, proxied] = [this.#relay.connection(), this.#proxy.connection()];
+    const isProxied = proxied !== null && (line === null || line.since < proxied.since);
+    return (isProxied ? proxied : line)?.session ?? null;
+  }
+
+  async #attach(session: SessionRecord, then: () => void): Promise<boolean> {
+    try {
+      return await this.#records.attach(session, await agentConversationOf(session), then);
+    } finally {
+      await this.#tidy();
+    }
+  }
+
+  /** A connection is over: another one takes its place, or its session ends. */
+  async #detach(registrationId: string): Promise<void> {
+    const isCurrent = this.#records.current.alone(now())?.registrationId === registrationId;
+    const next = isCurrent ? this.#connected() : null;
+    if (next === null) await this.#records.ended(registrationId);
+    else await this.#records.follow(next);
+    this.#wake();
+    await this.#tidy();
   }
 
   #wake(): void {
@@ -299,22 +468,24 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   /** Leaves the object with an alarm no later than it is needed, or with nothing at all. */
   async #tidy(): Promise<void> {
     const isKnowing = this.#records.tidy();
-    const isConnected = !this.#relay.isEmpty();
+    const isConnected = !this.#relay.isEmpty() || !this.#proxy.isEmpty();
     const isLive = isConnected || this.#records.current.alone(now()) !== null;
+    this.#tasks.attended(this.#records.isAttended(), now());
     const dues = [
       this.#results.nextDue(isLive, this.#isEnabled),
       this.#records.nextDue(),
+      this.#tasks.nextDue(),
       this.#receipts.nextDue(),
     ].filter((at) => at !== null);
-    const isHolding = !this.#results.isEmpty() || !this.#receipts.isEmpty();
-    if (!isKnowing && !isHolding && !isConnected && dues.length === 0) return this.#deleteEverything();
+    const isHolding = [this.#results, this.#tasks, this.#receipts].some((part) => !part.isEmpty());
+    if (!isKnowing && !isConnected && !isHolding && dues.length === 0) return this.#deleteEverything();
     // However often something cannot be done, it is not tried more than once in a while.
     const due = Math.max(Math.min(...dues), now() + SHORTEST_PAUSE_MS);
     if (due < (this.#alarmAt ?? Number.POSITIVE_INFINITY)) await this.#setAlarm(due);
   }
 
   async #deleteEverything(): Promise<void> {
-    const parts = [this.#results, this.#records, this.#relay, this.#receipts];
+    const parts = [this.#results, this.#records, this.#relay, this.#tasks, this.#receipts];
     if (!parts.some((part) => part.exist())) return;
     for (const part of parts) part.forgetTables();
     this.#alarmAt = null;

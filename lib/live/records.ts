@@ -3,6 +3,7 @@
  * and the place in the index; and what Redis still lacks of them, because it was down. Everything goes out one
  * request after the other, so that nothing overtakes, and whatever is still lacking is given by the alarm.
  */
+import type { AgentConversations } from "../agent-conversations.ts";
 import type { ConversationRecord, ConversationStore, Message } from "../conversation-store.ts";
 import { messageOfResult, messageText, resultMessageId, TOMBSTONE_SECONDS } from "../conversation-store.ts";
 import { AppError, ConversationDeletedError, isUnavailable, StorageError } from "../errors.ts";
@@ -19,6 +20,7 @@ import {
 import { type Sql, tablesOf } from "../sql.ts";
 import { createQueue } from "../storage/queue.ts";
 import type { ReadInCommit, SetWrite, Storage, TtlSeconds, Write, WriteOutcome } from "../storage/storage.ts";
+import { TASK_TTL_SECONDS } from "../task.ts";
 import { type AgentConversation, agentConversationOf, isSame } from "./agent-conversation.ts";
 import { createCurrentSession, hasEnded, isOlder } from "./current-session.ts";
 import type { Presence } from "./delivery.ts";
@@ -80,6 +82,8 @@ export type RecordsOptions = {
   ttlSeconds: TtlSeconds;
   /** When the storage may be tried again, in ms; null for at once. */
   nextTryAt: () => number | null;
+  /** Where it is noted whose an agent conversation is; null where nobody asks. */
+  agents: AgentConversations | null;
   /** The session of the page that is connected to the object, the newest if there are several; null where none is. */
   connected: () => SessionRecord | null;
   /** Told when another registration, or none, is the current one, in the same turn. */
@@ -300,6 +304,19 @@ export function createRecords(options: RecordsOptions) {
     return isDeleted() ? null : current.choose(inRedis, now());
   }
 
+  /** Notes that the agent conversation of a session is ours, so that a tool call of its agent finds us. Nobody waits for it. */
+  function noteAgent(
+    { agentSessionId, provenAgentSessionId }: SessionRecord,
+    before: SessionRecord | null,
+  ): void {
+    const { agents } = options;
+    if (agents === null || agentSessionId === undefined || before?.agentSessionId === agentSessionId) return;
+    const note = provenAgentSessionId === agentSessionId ? agents.set : agents.claim;
+    void inTurn(() =>
+      note(agentSessionId, conversationId).catch((error: unknown) => noteFailure("agent", error)),
+    );
+  }
+
   /** The session of the page that is connected, with what became known of it since. */
   function connected(): SessionRecord | null {
     const session = options.connected();
@@ -333,6 +350,7 @@ export function createRecords(options: RecordsOptions) {
       requireStanding();
       then();
     });
+    noteAgent(session, before?.record ?? null);
     return before?.record != null && !isSame(await agentConversationOf(before.record), to);
   }
 
@@ -343,7 +361,11 @@ export function createRecords(options: RecordsOptions) {
     const registrationId = session?.registrationId ?? current.alone(now())?.registrationId ?? "";
     try {
       // It was lost while nobody was here to see it.
-      if (session === null) return await records.disconnected(registrationId);
+      if (session === null) {
+        if (isCutOff(current.alone(now()))) await records.ended(registrationId);
+        else await records.disconnected(registrationId);
+        return;
+      }
       if (current.alone(now()) !== null) {
         if ((await records.renew(registrationId)) !== null) return;
         // It is another's by now.
@@ -353,6 +375,11 @@ export function createRecords(options: RecordsOptions) {
     } catch (error) {
       if (!(error instanceof AppError)) throw error;
     }
+  }
+
+  /** Whether a session is over because the agent conversation was on a connection that is no more. */
+  function isCutOff(session: SessionRecord | null): boolean {
+    return session?.channel === "proxy" && connected()?.registrationId !== session.registrationId;
   }
 
   /** When the session of the page that is connected is to be seen to, in ms. */
@@ -368,7 +395,14 @@ export function createRecords(options: RecordsOptions) {
   const records = {
     current,
     isDeleted,
+    requireStanding,
     noteActivity,
+
+    /** Whether anybody is there, as far as is known: a page that is connected, or a session that never needed to be. */
+    isAttended(): boolean {
+      const alone = current.alone(now());
+      return connected() !== null || (alone !== null && alone.channel === undefined);
+    },
 
     /** Who is there. A page that is connected, and a registration that has just come here, need not be looked for. */
     look: (): Promise<Presence> =>
@@ -391,7 +425,7 @@ export function createRecords(options: RecordsOptions) {
           session = isUnavailable(error) ? alone() : await readSession().catch(alone);
         }
         if (isDeleted()) return { session: null, hadSession: false };
-        session = connected() ?? session;
+        session = connected() ?? (isCutOff(session) ? null : session);
         if (session !== null) note({ hadSession: 1 });
         return { session, hadSession: book.hadSession === 1 };
       }),
@@ -461,6 +495,7 @@ export function createRecords(options: RecordsOptions) {
           lookAgain();
         }
       });
+      noteAgent(session, before?.record ?? null);
       return before?.record != null && !isSame;
     },
 
@@ -507,6 +542,7 @@ export function createRecords(options: RecordsOptions) {
         const copy = current.copy(now());
         if (copy?.record != null && isOlder(latest, copy.record)) return null;
         noteActivity();
+        noteAgent(latest, copy?.record ?? null);
         current.set(latest, now(), isUnsaved ? "set" : null);
         results.identify(to);
         try {
@@ -576,6 +612,21 @@ export function createRecords(options: RecordsOptions) {
             throw error;
           }
         }
+        requireStanding();
+      }),
+
+    /** Writes the ticket of a task, for whoever looks in Redis; what it says is known here too. Throws ConversationDeletedError. */
+    ticket: (taskId: string, text: string): Promise<void> =>
+      inTurn(async () => {
+        requireStanding();
+        noteActivity();
+        const write: SetWrite = {
+          type: "set",
+          key: keys.task(taskId),
+          value: text,
+          ttlSeconds: TASK_TTL_SECONDS,
+        };
+        await storage.commit([write]).catch((error: unknown) => noteFailure("ticket", error));
         requireStanding();
       }),
 

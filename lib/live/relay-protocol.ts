@@ -85,7 +85,17 @@ export type PushFrame = {
   results: RelayResult[];
 };
 
+/** How far a task has come, to say to the agent. Nobody waits for an acknowledgement, and a page may ignore it. */
+export type ProgressFrame = {
+  type: "progress";
+  requestId: string;
+  /** A higher one is newer. */
+  seq: number;
+  delivery: RelayDelivery;
+  text: string;
+};
+
 /** Followed by close 4001. */
 export type ReplacedFrame = { type: "replaced" };
 
-export type EdgeFrame = WelcomeFrame | PushFrame | ReplacedFrame;
+export type EdgeFrame = WelcomeFrame | PushFrame | ProgressFrame | ReplacedFrame;

@@ -323,6 +323,11 @@ export function createRelay(options: RelayOptions) {
       const line = newest();
       if (line?.session.registrationId !== registrationId || !isOpen(line.socket))
         return { outcome: "unreachable" };
+      const { progress, delivery, text } = message;
+      if (progress !== undefined) {
+        const isSent = send(line.socket, { type: "progress", ...progress, delivery, text });
+        return { outcome: isSent ? "delivered" : "unreachable" };
+      }
       const pushId = crypto.randomUUID();
       const { promise, resolve } = Promise.withResolvers<PushOutcome>();
       const push: Push = {

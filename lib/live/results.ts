@@ -5,10 +5,10 @@
  *
  * | status | means | leaves by |
  * |---|---|---|
- * | `waiting` | nobody has been told | `say`; `expire`; a newer result of its topic; the cap of 200; `acknowledge` |
+ * | `waiting` | nobody has been told | `say`; `expire`; a newer result of its topic; the cap of 200; `acknowledge`; `cancel` |
  * | `saying` | a frame may be on its way | `conclude`: delivered, or nothing was sent → where it was; else, or by `recover` after a restart → `unconfirmed` |
  * | `unconfirmed` | it may have been heard | `say`, once more, in another agent conversation; `acknowledge`; `expire` |
- * | `delivered`, `expired`, `superseded`, `dropped` | settled | forgotten 48 h later |
+ * | `delivered`, `expired`, `superseded`, `dropped`, `cancelled` | settled | forgotten 48 h later |
  *
  * What is being said or `unconfirmed` also goes back where it was before by `disprove`.
  *
@@ -28,6 +28,7 @@ export const RESULT_STATUSES = [
   "expired",
   "superseded",
   "dropped",
+  "cancelled",
 ] as const;
 export type ResultStatus = (typeof RESULT_STATUSES)[number];
 
@@ -250,8 +251,11 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
       return row === undefined ? null : read(row);
     },
 
-    /** Takes a result in. `text` is the result as JSON; the same text again is the same result. */
-    insert(result: Result, text: string, now: number): Insertion {
+    /**
+     * Takes a result in. `text` is the result as JSON; the same text again is the same result. One of a task that
+     * `isCancelled` is settled at once.
+     */
+    insert(result: Result, text: string, now: number, isCancelled = false): Insertion {
       return sql.transaction((): Insertion => {
         const { requestId, delivery, topic = null } = result;
         const known = find(requestId);
@@ -261,8 +265,11 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
         }
         const deliverBy = result.deliverBy === undefined ? null : Date.parse(result.deliverBy);
         const isLate = deliverBy !== null && deliverBy <= now;
+        const settledAs: ResultStatus | null = isCancelled ? "cancelled" : isLate ? "expired" : null;
         const superseded =
-          topic === null || isLate ? [] : settle("superseded", now, `${OPEN} AND topic = ?`, topic);
+          topic === null || settledAs !== null
+            ? []
+            : settle("superseded", now, `${OPEN} AND topic = ?`, topic);
         sql.rows(
           `INSERT INTO results (request_id, text, delivery, topic, deliver_by, status, received_at, settled_at)
            VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
@@ -271,9 +278,9 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
           delivery,
           topic,
           deliverBy,
-          isLate ? "expired" : "waiting",
+          settledAs ?? "waiting",
           now,
-          isLate ? now : null,
+          settledAs === null ? null : now,
         );
         const dropped = settle(
           "dropped",
@@ -509,6 +516,10 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
         before ?? null,
         limit,
       ).map(read),
+
+    /** Nobody wants to hear it any more. Returns whether it waited. */
+    cancel: (requestId: string, now: number): boolean =>
+      settle("cancelled", now, `request_id = ? AND ${OPEN}`, requestId).length > 0,
 
     /** The conversation was deleted: nothing is said any more, and what was said is not kept. */
     wipe(now: number): void {

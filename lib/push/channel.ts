@@ -5,7 +5,8 @@
 import type { Delivery } from "../result.ts";
 import type { PushMessage } from "./message.ts";
 
-export type ChannelName = "relay" | "proxy" | "monitor" | "socket";
+/** `reply` is no channel to a session: the tool call that asked for the result waits for it. */
+export type ChannelName = "relay" | "proxy" | "monitor" | "socket" | "reply";
 
 /** What a channel may know of a session. */
 export type PushableSession = {

@@ -6,7 +6,7 @@
  * sender chose (output, ids, the tool's name) stands inside a fence whose name nobody can know before it is sent,
  * without the characters that a reader does not see.
  */
-import { type Delivery, type Result, resultText } from "../result.ts";
+import { type Delivery, type Progress, type Result, resultText } from "../result.ts";
 
 /** What an agent is told at once. */
 export type PushMessage = {
@@ -16,6 +16,8 @@ export type PushMessage = {
   results: readonly Result[];
   delivery: Delivery;
   text: string;
+  /** What it tells instead of results: how far a task has come. */
+  progress?: { requestId: string; seq: number };
   /** Names what the text is about; a newer context of the same id replaces an older one. */
   contextId: string;
 };
@@ -77,6 +79,22 @@ export function messageOf(
     delivery,
     contextId: `results:${first.result.requestId}`,
     text: (head + entries.join("") + (isCut ? CUT_NOTICE : "")).trimEnd(),
+  };
+}
+
+/** The message that tells how far a task has come. A newer one of the same task replaces it. `fence` is fresh in each. */
+export function messageOfProgress(
+  { requestId, seq, text, delivery }: Progress,
+  fence = newFence(),
+): PushMessage {
+  const head = `[Background task progress] A task is under way; its result is still to come.\n${NOTICE(fence)}\n`;
+  return {
+    requestIds: [],
+    results: [],
+    progress: { requestId, seq },
+    delivery,
+    contextId: `progress:${requestId}`,
+    text: `${head}<${fence}>\nrequest ${requestId}\n${visible(text)}\n</${fence}>`,
   };
 }
 

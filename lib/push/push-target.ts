@@ -249,11 +249,13 @@ function isListedLoopback(host: string, allowed: AllowedHosts): boolean {
 /**
  * Whether `url` belongs to ElevenLabs, where dialling opens a new conversation instead of joining the running
  * one. Wider than the allow list on purpose: true is the answer that dials nothing, so a residency that
- * is added tomorrow and reached by a `*.elevenlabs.io` entry counts already. Path and scheme do not matter.
+ * is added tomorrow and reached by a `*.elevenlabs.io` entry counts already, whatever its path. At the host of
+ * `apiUrl` (an origin), which may be a gateway that has other things besides, what is below ElevenLabs' own path counts.
  */
-export function isElevenLabsConversationUrl(url: URL): boolean {
+export function isElevenLabsConversationUrl(url: URL, apiUrl: string): boolean {
   const host = url.hostname.replace(/\.$/, "");
-  return host === "elevenlabs.io" || host.endsWith(".elevenlabs.io");
+  if (host === "elevenlabs.io" || host.endsWith(".elevenlabs.io")) return true;
+  return url.host === new URL(apiUrl).host && url.pathname.startsWith("/v1/convai/");
 }
 
 /**

@@ -14,11 +14,12 @@ import { type AllowedHosts, checkPushTarget, isElevenLabsConversationUrl } from 
 
 type Frame = UserMessageClientToOrchestratorEvent | ContextualUpdateClientToOrchestratorEvent;
 
-export function createSocketChannel(allowedHosts: AllowedHosts): Channel {
+/** `apiUrl` is the origin of ElevenLabs' API. */
+export function createSocketChannel(allowedHosts: AllowedHosts, apiUrl: string): Channel {
   /** Checked again before every dialling: the allow-list may have changed since the registration. */
   function targetOf(wsUrl: string | undefined): URL | null {
     const target = wsUrl === undefined ? null : checkPushTarget(wsUrl, allowedHosts);
-    return target?.ok && !isElevenLabsConversationUrl(target.url) ? target.url : null;
+    return target?.ok && !isElevenLabsConversationUrl(target.url, apiUrl) ? target.url : null;
   }
   return {
     name: "socket",

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { AgentSessionError, openAgentSession } from "../../client/agent-session.ts";
+import { AgentSessionError, openAgentSession, type Progress } from "../../client/agent-session.ts";
 import { testConversation } from "./support/conversation.ts";
 import { pushOf } from "./support/edge.ts";
 import { testPage } from "./support/page.ts";
@@ -202,6 +202,35 @@ describe("a push", () => {
     const { line } = await edge.welcomed();
     line.send(pushOf(["a"]));
     expect(await line.next()).toMatchObject({ type: "nack" });
+  });
+});
+
+describe("progress of a task", () => {
+  const progress = { type: "progress", requestId: "a", seq: 1, delivery: "silent", text: "halfway" } as const;
+
+  test("is told to the page and, as context, to the agent; nothing is acknowledged", async () => {
+    const told: Progress[] = [];
+    const { line, conversation } = await liveVisit({ onProgress: (one) => told.push(one) });
+    line.send(progress);
+    line.send({ ...progress, seq: 2, delivery: "when_idle", text: "nearly there" });
+    line.send(pushOf(["b"]));
+    // Only the push is answered.
+    expect(await line.next()).toEqual({ type: "ack", requestIds: ["b"] });
+    expect(conversation.told).toEqual(["context: halfway", "user: nearly there", "user: text of b"]);
+    expect(told).toMatchObject([{ requestId: "a", seq: 1, text: "halfway" }, { seq: 2 }]);
+  });
+
+  test("is not told after the result, nor where the conversation is closed", async () => {
+    const told: Progress[] = [];
+    const { line, conversation } = await liveVisit({ onProgress: (one) => told.push(one) });
+    line.send(pushOf(["a"]));
+    await line.next();
+    line.send(progress);
+    conversation.open = false;
+    line.send({ ...progress, requestId: "other" });
+    line.send(pushOf(["b"]));
+    expect(await line.next()).toMatchObject({ type: "nack" });
+    expect(told).toEqual([]);
   });
 });
 

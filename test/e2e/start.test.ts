@@ -97,6 +97,19 @@ async function freePort(): Promise<number> {
   return port;
 }
 
+/** A printed address of an example page, and a request to the backend behind it. */
+function examplePage({ printed }: Started, name: "relay" | "proxy") {
+  const url = new URL(new RegExp(`^ {2}(http:\\S+/${name}#\\S+)$`, "m").exec(printed())?.[1] ?? "");
+  return {
+    url,
+    async ask(path: string, body: object): Promise<Record<string, string>> {
+      const headers = { "content-type": "application/json", authorization: `Bearer ${url.hash.slice(1)}` };
+      const sent = await fetch(url.origin + path, { method: "POST", headers, body: JSON.stringify(body) });
+      return (await sent.json()) as Record<string, string>;
+    },
+  };
+}
+
 /** Runs a printed line as a person would, in a shell; where there is no curl, makes the same request. */
 async function run(line: string): Promise<unknown> {
   try {
@@ -214,6 +227,70 @@ describe("npm start", () => {
     second.child.kill("SIGTERM");
     expect(await second.ended).toBe(0);
   }, 90_000);
+
+  test("serves two pages, whose conversations, agent and tasks are there", async () => {
+    const started = start();
+    await started.prints(PRINTED);
+    const { url, ask } = examplePage(started, "relay");
+    for (const page of [url, examplePage(started, "proxy").url])
+      expect(await (await fetch(page)).text()).toContain('src="page.js"');
+
+    const { conversationId, token = "", edgeUrl } = await ask("/backend/pass", {});
+    const api = `${edgeUrl}/agent-conversations/api/${conversationId}`;
+    const headers = { authorization: `Bearer ${token}`, origin: url.origin };
+    const signed = await fetch(`${api}/signed-url?agentId=demo`, { headers });
+    expect(signed.headers.get("access-control-allow-origin")).toBe(url.origin);
+    const { signedUrl } = (await signed.json()) as { signedUrl: string };
+    const proxied = `${api.replace("http", "ws")}/connect?agentId=demo`;
+    for (const [address, protocols] of [
+      [signedUrl, ["convai"]],
+      [proxied, ["convai", `bearer.${token}`]],
+    ] as const) {
+      const agent = new WebSocket(address, [...protocols]);
+      agent.addEventListener("open", () => agent.send('{"type":"conversation_initiation_client_data"}'));
+      const { data } = await new Promise<{ data: unknown }>((resolve) =>
+        agent.addEventListener("message", resolve, { once: true }),
+      );
+      expect(data).toContain("conversation_initiation_metadata");
+      agent.close();
+    }
+    expect(await ask("/backend/task", { conversationId })).toMatchObject({ received: true });
+    expect(await (await fetch(api, { headers })).json()).toMatchObject({
+      messages: [{ toolName: "research", content: expect.stringContaining("Three suppliers") }],
+    });
+  }, 60_000);
+
+  test("serves the pages where PAGES_PORT says, or at any free port where the one behind the Worker's is taken", async () => {
+    const other = createServer().listen(port + 1, "127.0.0.1");
+    await once(other, "listening");
+    const evading = start();
+    await evading.prints(PRINTED);
+    expect(examplePage(evading, "relay").url.port).not.toBe(String(port + 1));
+    evading.child.kill("SIGTERM");
+    await evading.ended;
+    other.close();
+    await once(other, "close");
+
+    const pagesPort = await freePort();
+    const started = start({ PAGES_PORT: String(pagesPort) });
+    await started.prints(PRINTED);
+    expect(examplePage(started, "relay").url.port).toBe(String(pagesPort));
+  }, 60_000);
+
+  test("lets the pages talk to ElevenLabs itself where its key is given", async () => {
+    const started = start({
+      ELEVENLABS_API_KEY: "sk-of-somebody-0123456789",
+      ELEVENLABS_API_URL: "https://api.eu.residency.elevenlabs.io",
+      ELEVENLABS_AGENT_IDS: "agent_1,agent_2",
+    });
+    await started.prints(PRINTED);
+    const { url, ask } = examplePage(started, "relay");
+
+    expect((await fetch(url)).headers.get("content-security-policy")).toContain(
+      " wss://api.eu.residency.elevenlabs.io;",
+    );
+    expect(await ask("/backend/pass", {})).toMatchObject({ agentId: "agent_1" });
+  }, 60_000);
 
   test("makes secrets of its own, keeps them to itself, and opens nothing without them", async () => {
     const first = start();
@@ -352,6 +429,10 @@ describe("npm start", () => {
 
     expect(await started.ended).toBe(1);
     expect(started.printed()).toMatch(new RegExp(`^Port ${port} is in use: [^\\n]*\\n$`));
+
+    const forPages = start({ PORT: String(await freePort()), PAGES_PORT: String(port) });
+    expect(await forPages.ended).toBe(1);
+    expect(forPages.printed()).toMatch(new RegExp(`^Port ${port} is in use: [^\\n]*PAGES_PORT=[^\\n]*\\n$`));
     other.close();
   });
 

@@ -2,6 +2,7 @@
  * The live side of a conversation without a Durable Object: the same tables and the same loop, on `node:sqlite`,
  * with a clock that the test turns, a channel that it scripts, and a Redis that it can take away.
  */
+import { createAgentConversations } from "../../lib/agent-conversations.ts";
 import { createConversationStore } from "../../lib/conversation-store.ts";
 import { StorageError } from "../../lib/errors.ts";
 import { stringifyJson } from "../../lib/json.ts";
@@ -17,6 +18,7 @@ import {
 } from "../../lib/live/receipts.ts";
 import { createRecords } from "../../lib/live/records.ts";
 import { createRelay, type Relay } from "../../lib/live/relay.ts";
+import { createReplies } from "../../lib/live/replies.ts";
 import { createResults, type ResultRow } from "../../lib/live/results.ts";
 import { createTurn } from "../../lib/live/turn.ts";
 import { createLogger } from "../../lib/log.ts";
@@ -152,6 +154,7 @@ export function testConversation({
     onReceipt === undefined ? null : { url: `https://${recipient}.example/`, secret: "whsec_" };
 
   function start() {
+    const replies = createReplies({ now, wait });
     const results = createResults({ sql, ttlSeconds: TTL_SECONDS });
     const dialling = channels?.(pushed) ?? [
       createTestChannel(pushed, onPush === undefined ? {} : { onPush }),
@@ -180,6 +183,7 @@ export function testConversation({
       log,
       now,
       ttlSeconds: TTL_SECONDS,
+      agents: createAgentConversations({ storage, log, ttlSeconds: TTL_SECONDS }),
       connected: () => relay.connection()?.session ?? null,
       nextTryAt: () => null,
       sessionChanged: sessionReceipts(receipts, dialling, now),
@@ -202,6 +206,7 @@ export function testConversation({
       channels: [relay.channel, ...dialling],
       turn,
       look: records.look,
+      offer: replies.offer,
       isThere: records.isThere,
       note: resultReceipts(receipts, results),
       log,
@@ -209,7 +214,7 @@ export function testConversation({
       wait,
     });
     delivery.recover();
-    return { results, records, delivery, relay, receipts };
+    return { results, records, delivery, relay, replies, receipts };
   }
   let life = start();
 
@@ -230,6 +235,9 @@ export function testConversation({
     },
     get records() {
       return life.records;
+    },
+    get replies() {
+      return life.replies;
     },
     get delivery() {
       return life.delivery;

@@ -28,8 +28,8 @@ export type ProviderConversation = {
 export type ProviderOptions = {
   /** Answers a request for a signed URL. Default: with one. */
   answer?: (response: ServerResponse, signedUrl: string) => void;
-  /** Takes an upgrade in place of opening a conversation. */
-  upgrade?: (socket: Socket, request: IncomingMessage) => void;
+  /** Takes an upgrade in place of opening a conversation. Returns whether it did. */
+  upgrade?: (socket: Socket, request: IncomingMessage) => boolean;
   /** What is said to a new conversation first. Default: its metadata, at once. */
   greet?: (conversation: ProviderConversation) => void;
 };
@@ -37,6 +37,8 @@ export type ProviderOptions = {
 export type TestProvider = {
   /** The origin of its API. */
   url: string;
+  /** How it behaves from now on. */
+  options: ProviderOptions;
   /** The requests for signed URLs. */
   asked: { path: string; headers: IncomingHttpHeaders }[];
   conversations: ProviderConversation[];
@@ -59,11 +61,10 @@ export function metadata(agentSessionId: string, format = "pcm_16000"): object {
 }
 
 export async function startProvider(options: ProviderOptions = {}): Promise<TestProvider> {
-  const {
-    answer = (response, signedUrl) => response.end(JSON.stringify({ signed_url: signedUrl })),
-    upgrade,
-    greet = (conversation) => conversation.say(metadata(conversation.agentSessionId)),
-  } = options;
+  const sign: ProviderOptions["answer"] = (response, signedUrl) =>
+    response.end(JSON.stringify({ signed_url: signedUrl }));
+  const greetWithMetadata: ProviderOptions["greet"] = (conversation) =>
+    conversation.say(metadata(conversation.agentSessionId));
   const asked: TestProvider["asked"] = [];
   const conversations: ProviderConversation[] = [];
   const sockets = new Set<Socket>();
@@ -111,7 +112,7 @@ export async function startProvider(options: ProviderOptions = {}): Promise<Test
     socket.on("close", (code, reason) => closing.resolve({ code, reason: String(reason) }));
     socket.on("error", () => {});
     conversations.push(conversation);
-    greet(conversation);
+    (provider.options.greet ?? greetWithMetadata)(conversation);
     look();
   });
 
@@ -120,10 +121,11 @@ export async function startProvider(options: ProviderOptions = {}): Promise<Test
     const { port } = server.address() as { port: number };
     const agentId = new URL(request.url ?? "", "http://provider").searchParams.get("agent_id");
     const query = `agent_id=${agentId}&conversation_signature=${SIGNATURE}`;
-    answer(response, `ws://127.0.0.1:${port}/v1/convai/conversation?${query}`);
+    (provider.options.answer ?? sign)(response, `ws://127.0.0.1:${port}/v1/convai/conversation?${query}`);
   });
   server.on("upgrade", (request, socket, head) => {
-    if (upgrade !== undefined) return upgrade(socket as Socket, request);
+    const { upgrade } = provider.options;
+    if (upgrade?.(socket as Socket, request)) return;
     websockets.handleUpgrade(request, socket, head, (opened) =>
       websockets.emit("connection", opened, request),
     );
@@ -135,8 +137,9 @@ export async function startProvider(options: ProviderOptions = {}): Promise<Test
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const { port } = server.address() as { port: number };
 
-  return {
+  const provider: TestProvider = {
     url: `http://127.0.0.1:${port}`,
+    options,
     asked,
     conversations,
     opened: (count) =>
@@ -149,4 +152,5 @@ export async function startProvider(options: ProviderOptions = {}): Promise<Test
       await new Promise((resolve) => server.close(resolve));
     },
   };
+  return provider;
 }

@@ -445,8 +445,9 @@ describe("a URL of ElevenLabs", () => {
     "wss://api.elevenlabs.io./v1",
     "wss://API.elevenlabs.io:443/v1",
     "wss://api.jp.residency.elevenlabs.io/v1",
+    "wss://gateway.example/v1/convai/conversation?agent_id=a",
   ])("is known: %s", (url) => {
-    expect(isElevenLabsConversationUrl(new URL(url))).toBe(true);
+    expect(isElevenLabsConversationUrl(new URL(url), "https://gateway.example")).toBe(true);
   });
 
   test.each([
@@ -454,8 +455,10 @@ describe("a URL of ElevenLabs", () => {
     "wss://api.elevenlabs.io.evil.com/",
     "wss://evilelevenlabs.io/",
     "ws://localhost:9000/?host=api.elevenlabs.io",
+    "wss://gateway.example/agent",
+    "wss://gateway.example:8443/v1/convai/conversation",
   ])("is not %s", (url) => {
-    expect(isElevenLabsConversationUrl(new URL(url))).toBe(false);
+    expect(isElevenLabsConversationUrl(new URL(url), "https://gateway.example")).toBe(false);
   });
 });
 

@@ -20,7 +20,7 @@ type VisitOptions = {
   edge?: Edge;
   conversation?: ReturnType<typeof testConversation>;
   getToken?: () => string | Promise<string>;
-} & Pick<AgentSessionOptions, "onPush" | "onStatus">;
+} & Pick<AgentSessionOptions, "onPush" | "onProgress" | "onStatus">;
 
 /** The edge is stopped and the client closed when the test is over. */
 export async function visit({ page = testPage(), edge, conversation, ...options }: VisitOptions = {}) {
@@ -36,6 +36,7 @@ export async function visit({ page = testPage(), edge, conversation, ...options 
       statuses.push(status);
       options.onStatus?.(status);
     },
+    onProgress: (progress) => options.onProgress?.(progress),
     onPush(push) {
       pushes.push(push);
       options.onPush?.(push);

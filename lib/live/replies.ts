@@ -1,0 +1,83 @@
+/**
+ * Tool calls that wait for the result of their own task: what comes while one waits is its answer, and nothing is
+ * pushed. In memory only: a call that waits keeps the object there, and costs it no CPU.
+ */
+import type { PushOutcome } from "../push/channel.ts";
+import type { Result } from "../result.ts";
+
+/** How many tool calls of one conversation may wait. */
+export const MAX_REPLIES = 100;
+/** How long a result may lie between the object and the tool call before nobody knows what became of it, in ms. */
+const CONFIRM_MS = 5_000;
+
+/** How long after its time a tool call that never came is remembered, in ms. */
+const LATE_MS = 10_000;
+
+type Reply = {
+  /** In ms. */
+  until: number;
+  /** The call that waits; null until it does. */
+  take: ((result: Result | null) => void) | null;
+  offered: { result: Result; end: (outcome: PushOutcome) => void } | null;
+};
+
+export type Replies = ReturnType<typeof createReplies>;
+
+export function createReplies({
+  now,
+  wait,
+}: {
+  now: () => number;
+  wait: (ms: number, signal?: AbortSignal) => Promise<void>;
+}) {
+  const replies = new Map<string, Reply>();
+
+  return {
+    /** A tool call is going to wait so many ms for its task. Returns whether it may. */
+    expect(taskId: string, ms: number): boolean {
+      for (const [id, { until }] of replies) if (until < now()) replies.delete(id);
+      if (replies.size >= MAX_REPLIES) return false;
+      replies.set(taskId, { until: now() + ms + LATE_MS, take: null, offered: null });
+      return true;
+    },
+
+    /** Waits for the result; null where it does not come within `ms`, or nobody is expected. */
+    async take(taskId: string, ms: number): Promise<Result | null> {
+      const reply = replies.get(taskId);
+      if (reply === undefined) return null;
+      if (reply.offered !== null) return reply.offered.result;
+      const { promise, resolve } = Promise.withResolvers<Result | null>();
+      reply.take = resolve;
+      const patience = new AbortController();
+      const late = wait(ms, patience.signal).then(() => null);
+      const result = await Promise.race([promise, late]);
+      patience.abort();
+      if (result === null) replies.delete(taskId);
+      return result;
+    },
+
+    /** The tool call has its answer, or has gone without one. */
+    end(taskId: string, wasAnswered: boolean): void {
+      const reply = replies.get(taskId);
+      replies.delete(taskId);
+      reply?.take?.(null);
+      reply?.offered?.end({ outcome: wasAnswered ? "delivered" : "unreachable" });
+    },
+
+    /** Gives a result to the call that waits for it. Resolves with what became of it; null where none waits. */
+    offer(result: Result): Promise<PushOutcome> | null {
+      const reply = replies.get(result.requestId);
+      if (reply === undefined) return null;
+      const { promise, resolve: end } = Promise.withResolvers<PushOutcome>();
+      reply.offered = { result, end };
+      reply.take?.(result);
+      const patience = new AbortController();
+      const late = wait(CONFIRM_MS, patience.signal).then((): PushOutcome => {
+        replies.delete(result.requestId);
+        // A call that never came for it was told nothing.
+        return { outcome: reply.take === null ? "unreachable" : "unconfirmed" };
+      });
+      return Promise.race([promise, late]).finally(() => patience.abort());
+    },
+  };
+}
