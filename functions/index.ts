@@ -25,7 +25,6 @@ export class LiveConversation extends Live<Bindings> {
         conversationTtlSeconds: null,
         outbound: { runner: null, events: null },
         featureEnabled: false,
-        takesToolCalls: false,
       };
     }
     const { config } = parsed;
@@ -39,7 +38,6 @@ export class LiveConversation extends Live<Bindings> {
       conversationTtlSeconds: config.conversationTtlSeconds,
       outbound: config.outbound,
       featureEnabled: config.featureEnabled,
-      takesToolCalls: config.outbound.runner !== null,
     };
   }
 }

@@ -58,8 +58,6 @@ export type LiveConversationParts = {
   outbound: Destinations;
   /** While the feature is off nothing is pushed, nor sent. */
   featureEnabled: boolean;
-  /** Whether agents call tools here, so that it must be known whose they are. */
-  takesToolCalls: boolean;
 };
 
 const NOWHERE: Destinations = { runner: null, events: null };
@@ -96,7 +94,6 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       conversationTtlSeconds: ttlSeconds,
       outbound,
       featureEnabled,
-      takesToolCalls,
       ...parts
     } = this.partsOf(env);
     const log = createLogger({ now }, { conversationId });
@@ -128,7 +125,8 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       now,
       ttlSeconds,
       nextTryAt: breaker.nextTryAt,
-      agents: takesToolCalls ? createAgentConversations({ storage, log, ttlSeconds }) : null,
+      // Tool calls must find whose agent calls.
+      agents: outbound.runner === null ? null : createAgentConversations({ storage, log, ttlSeconds }),
       connected: () => this.#connected(),
       sessionChanged: sessionReceipts(receipts, channels, now),
     });
@@ -326,6 +324,9 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
 
   #noteCancelled(taskId: string, reason: "requested" | "hangup"): void {
     this.#log.info("task.cancelled", { callbackRequestId: taskId, reason });
+    for (const recipient of ["runner", "events"] as const) {
+      this.#receipts.note("task.cancelled", { taskId, reason }, recipient);
+    }
   }
 
   /**
