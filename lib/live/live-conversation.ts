@@ -446,12 +446,8 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     }
   }
 
-  /** A connection is over: another one takes its place, or its session ends. */
   async #detach(registrationId: string): Promise<void> {
-    const isCurrent = this.#records.current.alone(now())?.registrationId === registrationId;
-    const next = isCurrent ? this.#connected() : null;
-    if (next === null) await this.#records.ended(registrationId);
-    else await this.#records.follow(next);
+    await this.#records.detach(registrationId, true);
     this.#wake();
     await this.#tidy();
   }

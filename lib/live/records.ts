@@ -446,6 +446,19 @@ export function createRecords(options: RecordsOptions) {
       await attach(record, await agentConversationOf(record), () => {});
     },
 
+    /**
+     * A connection is over: another that is there takes its place, or its session ends, if it `isOver`, or lives out its
+     * time out of reach. Where somebody else is current by now, nothing happens. Returns whether the session has ended.
+     */
+    async detach(registrationId: string, isOver: boolean): Promise<boolean> {
+      if (current.alone(now())?.registrationId !== registrationId) return false;
+      const next = options.connected();
+      if (next !== null) await records.follow(next);
+      else if (isOver) return records.ended(registrationId);
+      else await records.disconnected(registrationId);
+      return false;
+    },
+
     /** The page of this registration has lost its connection: its session lives on, out of reach, for the time it has left. */
     disconnected: (registrationId: string): Promise<void> =>
       inTurn(async () => {
