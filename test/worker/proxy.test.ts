@@ -513,6 +513,61 @@ describe("while the agent speaks", () => {
   });
 });
 
+describe("what is said", () => {
+  const user = (user_transcript: string, event_id: number) => ({
+    type: "user_transcript",
+    user_transcription_event: { user_transcript, event_id },
+  });
+  const agentSays = (agent_response: string, event_id: number) => ({
+    type: "agent_response",
+    agent_response_event: { agent_response, event_id },
+  });
+  const historyOf = async (at: TestWorker, id: string) => {
+    const response = await at.fetch(`${API}/${id}`);
+    const { messages } = (await response.json()) as { messages: Record<string, string>[] };
+    return messages;
+  };
+
+  test("stands in the history where a deployment asks for it, as it was heard, and nowhere else", async () => {
+    const keeping = await startWorker({ ...bindings(), ELEVENLABS_TRANSCRIPTS: "true" });
+    try {
+      const id = freshId();
+      const [kept, other] = [await connect(id, {}, keeping.url), await connect(id)];
+      await registered(id, other.agent);
+      for (const { agent } of [kept, other]) {
+        agent.say(user("What is new?", 1));
+        agent.say(agentSays("Three things: a, b and c.", 2));
+        agent.say({ type: "interruption", interruption_event: { event_id: 3 } });
+        agent.say({
+          type: "agent_response_correction",
+          agent_response_correction_event: {
+            original_agent_response: "Three things: a, b and c.",
+            corrected_agent_response: "Three things: a",
+            event_id: 2,
+          },
+        });
+        agent.say(user("Enough.", 4));
+      }
+      await expect
+        .poll(() => historyOf(keeping, id), { timeout: 8_000 })
+        .toMatchObject([
+          {
+            id: `elevenlabs:${kept.agent.agentSessionId}:live:0`,
+            role: "user",
+            content: "What is new?",
+            source: "elevenlabs",
+          },
+          { role: "agent", content: "Three things: a" },
+          { role: "user", content: "Enough." },
+        ]);
+      expect(await historyOf(worker, id)).toEqual([]);
+      expect(keeping.lines.join()).not.toMatch(/What is new|Three things/);
+    } finally {
+      await keeping.close();
+    }
+  });
+});
+
 describe("the door", () => {
   let closed: TestWorker;
   beforeAll(async () => {
