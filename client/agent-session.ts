@@ -186,7 +186,10 @@ export function openAgentSession(
   }
 
   /** Returns whether the SDK took it. */
-  function say({ conversation }: Attachment, { delivery, text }: { delivery: string; text: string }): boolean {
+  function say(
+    { conversation }: Attachment,
+    { delivery, text }: { delivery: string; text: string },
+  ): boolean {
     try {
       if (delivery === "silent") conversation.sendContextualUpdate(text);
       else conversation.sendUserMessage(text);

@@ -23,8 +23,8 @@ export class LiveConversation extends Live<Bindings> {
         openAgent: async () => ({ failure: "unreachable" }),
         keepsTranscripts: false,
         conversationTtlSeconds: null,
+        outbound: { runner: null, events: null },
         featureEnabled: false,
-        takesToolCalls: false,
       };
     }
     const { config } = parsed;
@@ -36,8 +36,8 @@ export class LiveConversation extends Live<Bindings> {
         openConversation(config.elevenLabs, agentId, parameters, signal),
       keepsTranscripts: config.elevenLabs.transcripts,
       conversationTtlSeconds: config.conversationTtlSeconds,
+      outbound: config.outbound,
       featureEnabled: config.featureEnabled,
-      takesToolCalls: config.outbound.runner !== null,
     };
   }
 }

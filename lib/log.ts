@@ -32,6 +32,8 @@ export type LogEvent =
   | "relay.unknown_frame"
   | "proxy.refused"
   | "provider.failed"
+  | "event.failed"
+  | "event.dropped"
   | "record.unreadable"
   | "storage.degraded"
   | "storage.recovered"

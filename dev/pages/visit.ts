@@ -73,6 +73,8 @@ const REMEMBERING_TRIES = 5;
 const TOKEN_MARGIN_MS = 60_000;
 /** Close code: another connection of this conversation has taken over. */
 const REPLACED = 4001;
+/** The agent's longest conversation was reached: whoever wants another begins it. */
+const TOO_LONG = "max_duration_exceeded";
 
 /** `address` is where the backend is; `key` is what `npm start` printed with the page's address. */
 export function createBackend(address: string, key: string): Backend {
@@ -205,8 +207,9 @@ export async function startVisit(options: VisitOptions): Promise<Visit> {
         },
         onDisconnect(details) {
           callbacks.onDisconnect();
-          const isError = details.reason === "error";
-          lost(mine, isError ? details.message : details.reason, isError && details.closeCode !== REPLACED);
+          if (details.reason !== "error") return lost(mine, details.reason, false);
+          const isOver = details.closeCode === REPLACED || details.context.type === TOO_LONG;
+          lost(mine, details.message, !isOver);
         },
       });
       if (mine !== run) return void started.endSession();

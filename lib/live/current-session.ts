@@ -38,11 +38,15 @@ const SCHEMA = `CREATE TABLE IF NOT EXISTS session (
 
 export type CurrentSession = ReturnType<typeof createCurrentSession>;
 
-/** `parse` reads a stored record, null where it cannot. `lifetimeMs` is how long an ending is remembered. */
+/**
+ * `parse` reads a stored record, null where it cannot. `lifetimeMs` is how long an ending is remembered. `changed` is
+ * told when another registration, or none, is the current one, in the same turn.
+ */
 export function createCurrentSession(
   database: Sql,
   codec: { parse: (text: string) => SessionRecord | null; stringify: (record: SessionRecord) => string },
   lifetimeMs: number,
+  changed: (before: SessionRecord | null, after: SessionRecord | null) => void,
 ) {
   const sql = tablesOf(database, "session", SCHEMA);
   /** What the table holds; nobody else writes it. */
@@ -66,7 +70,9 @@ export function createCurrentSession(
       diesAt,
       unsaved,
     );
+    const before = held?.record ?? null;
     held = copy;
+    if (before?.registrationId !== record?.registrationId) changed(before, record);
   }
 
   function clear(): void {
@@ -109,7 +115,10 @@ export function createCurrentSession(
 
     /** Deletes a copy whose time is over, for good. */
     tidy(now: number): void {
-      if (held !== null && held.diesAt <= now) clear();
+      if (held === null || held.diesAt > now) return;
+      const { record } = held;
+      clear();
+      if (record !== null) changed(record, null);
     },
 
     clear,

@@ -13,6 +13,7 @@ import { messageOf, messageOfProgress, type Telling } from "../push/message.ts";
 import type { Delivery, Progress, Result } from "../result.ts";
 import type { SessionRecord } from "../session-store.ts";
 import { type AgentConversation, agentConversationOf, isSame } from "./agent-conversation.ts";
+import type { ResultReceipt } from "./receipts.ts";
 import { RETRY_MS, type ResultRow, type ResultStatus, type Results, type WaitingReason } from "./results.ts";
 import { LONGEST_HOLD_MS, type Turn } from "./turn.ts";
 
@@ -52,6 +53,8 @@ export type DeliveryLoopOptions = {
   offer: (result: Result) => Promise<PushOutcome> | null;
   /** Whether a session that was seen a moment ago still counts: it was neither ended nor replaced, and lives. */
   isThere: (session: SessionRecord) => boolean;
+  /** Told what became of results, in the turn in which it was written down. */
+  note: (type: ResultReceipt, requestIds: readonly string[]) => void;
   log: Logger;
   /** The clock, in ms since the epoch. */
   now: () => number;
@@ -71,6 +74,8 @@ export interface DeliveryLoop {
   wake(): void;
   /** Resolves when the loop rests. */
   rest(): Promise<void>;
+  /** After a restart: what was on its way may have been heard. */
+  recover(): void;
   /** Settles what must not be said any more. */
   expire(): void;
   /** Settles what a page says it has told its user. Returns the ids that this settled. */
@@ -86,7 +91,7 @@ export interface DeliveryLoop {
 type Sender = { answered: Promise<CallbackAnswer>; answer: (answer: CallbackAnswer) => void; log: Logger };
 
 export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
-  const { results, channels, turn, look, isThere, now, wait } = options;
+  const { results, channels, turn, look, isThere, note, now, wait } = options;
   /** Who waits for the outcome of the first telling, by requestId. */
   const senders = new Map<string, Sender>();
   let loop: Promise<void> | null = null;
@@ -133,6 +138,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     requestIds: readonly string[],
   ): void {
     for (const requestId of requestIds) logOf(requestId).info(`callback.${status}`);
+    if (status === "expired" || status === "superseded") note(`result.${status}`, requestIds);
     settled(requestIds, { kind: "settled", status });
   }
 
@@ -321,10 +327,12 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
   ): void {
     if (outcome === "delivered") {
       for (const requestId of requestIds) logOf(requestId).info("callback.delivered", { channel });
+      note("result.delivered", requestIds);
       settled(requestIds, { kind: "delivered", channel });
       return;
     }
     options.log.warn("push.failed", { channel, failure: outcome, callbackRequestIds: requestIds, ...detail });
+    if (outcome === "unconfirmed") note("result.unconfirmed", requestIds);
     if (!isLast) return;
     const reason = outcome === "unconfirmed" ? "unconfirmed" : "push_failed";
     for (const requestId of requestIds) {
@@ -368,6 +376,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       const channel = results.get(requestId)?.attempts.at(-1)?.channel ?? null;
       logOf(requestId).info("callback.delivered", { channel, acknowledged: true });
     }
+    note("result.delivered", acknowledged);
     answerSettled();
     return acknowledged;
   }
@@ -395,6 +404,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
         underway.delete(id);
         if (row.status !== "waiting") {
           log.info(row.status === "cancelled" ? "callback.cancelled" : "callback.expired");
+          if (row.status === "expired") note("result.expired", [id]);
           wake();
           return Promise.resolve({ kind: "settled", status: row.status });
         }
@@ -422,6 +432,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     rest: async () => {
       while (loop !== null) await loop;
     },
+    recover: () => note("result.unconfirmed", results.recover(now())),
     expire,
 
     acknowledge,

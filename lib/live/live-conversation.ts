@@ -16,6 +16,7 @@ import {
 } from "../conversation-store.ts";
 import { parseExactly, stringifyJson } from "../json.ts";
 import { createLogger, logFailure } from "../log.ts";
+import { postSigned } from "../outbound.ts";
 import type { Channel } from "../push/channel.ts";
 import type { Progress, Result } from "../result.ts";
 import { type Answer, answer } from "../rpc.ts";
@@ -27,6 +28,13 @@ import type { Ticket } from "../task.ts";
 import { agentConversationOf } from "./agent-conversation.ts";
 import { type CallbackAnswer, createDeliveryLoop, type DeliveryLoop } from "./delivery.ts";
 import { type AgentProxy, agentOf, createProxy, type ProxyOptions } from "./proxy.ts";
+import {
+  createReceipts,
+  type Destinations,
+  type Receipts,
+  resultReceipts,
+  sessionReceipts,
+} from "./receipts.ts";
 import { createRecords, type Records } from "./records.ts";
 import { callerOf, createRelay, type Relay } from "./relay.ts";
 import { RELAY_PING, RELAY_PONG } from "./relay-protocol.ts";
@@ -46,12 +54,13 @@ export type LiveConversationParts = {
   /** Whether what is said in such a conversation is put into the history. */
   keepsTranscripts: boolean;
   conversationTtlSeconds: TtlSeconds;
-  /** While the feature is off nothing is pushed. */
+  /** Where signed messages go. */
+  outbound: Destinations;
+  /** While the feature is off nothing is pushed, nor sent. */
   featureEnabled: boolean;
-  /** Whether agents call tools here, so that it must be known whose they are. */
-  takesToolCalls: boolean;
 };
 
+const NOWHERE: Destinations = { runner: null, events: null };
 const now = () => Date.now();
 /** The tag of the sockets that are lines of the relay. */
 const RELAY = "relay";
@@ -68,6 +77,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   readonly #tasks: Tasks;
   readonly #replies: Replies;
   readonly #proxy: AgentProxy;
+  readonly #receipts: Receipts;
   readonly #isEnabled: boolean;
   readonly #log;
   #alarmAt: number | null = null;
@@ -82,8 +92,8 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       openAgent,
       keepsTranscripts,
       conversationTtlSeconds: ttlSeconds,
+      outbound,
       featureEnabled,
-      takesToolCalls,
       ...parts
     } = this.partsOf(env);
     const log = createLogger({ now }, { conversationId });
@@ -91,6 +101,15 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     const storage = withBreaker(parts.storage, breaker, { refuses: true });
     const sessions = createSessionStore(storage, log);
     const results = createResults({ sql, ttlSeconds });
+    const receipts = createReceipts({
+      conversationId,
+      sql,
+      destinations: featureEnabled ? outbound : NOWHERE,
+      post: postSigned,
+      log,
+      now,
+      rested: () => void this.#tidy().catch((error: unknown) => logFailure(log, "receipts", error)),
+    });
     const turn = createTurn();
     const wait = (ms: number, signal?: AbortSignal) =>
       scheduler.wait(ms, signal === undefined ? {} : { signal }).catch(() => {});
@@ -106,8 +125,10 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       now,
       ttlSeconds,
       nextTryAt: breaker.nextTryAt,
-      agents: takesToolCalls ? createAgentConversations({ storage, log, ttlSeconds }) : null,
+      // Tool calls must find whose agent calls.
+      agents: outbound.runner === null ? null : createAgentConversations({ storage, log, ttlSeconds }),
       connected: () => this.#connected(),
+      sessionChanged: sessionReceipts(receipts, channels, now),
     });
     this.#relay = createRelay({
       conversationId,
@@ -141,6 +162,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     this.#records = records;
     this.#tasks = createTasks(sql);
     this.#replies = createReplies({ now, wait });
+    this.#receipts = receipts;
     this.#log = log;
     this.#isEnabled = featureEnabled;
     this.#delivery = createDeliveryLoop({
@@ -150,11 +172,12 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       look: records.look,
       offer: (result) => this.#replies.offer(result),
       isThere: records.isThere,
+      note: resultReceipts(receipts, results),
       log,
       now,
       wait,
     });
-    results.recover(now());
+    this.#delivery.recover();
     ctx.blockConcurrencyWhile(async () => {
       this.#alarmAt = await ctx.storage.getAlarm();
     });
@@ -301,6 +324,9 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
 
   #noteCancelled(taskId: string, reason: "requested" | "hangup"): void {
     this.#log.info("task.cancelled", { callbackRequestId: taskId, reason });
+    for (const recipient of ["runner", "events"] as const) {
+      this.#receipts.note("task.cancelled", { taskId, reason }, recipient);
+    }
   }
 
   /**
@@ -377,6 +403,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     return this.#answer(() => {
       const forgotten = this.#records.forget();
       this.#tasks.wipe();
+      this.#receipts.wipe();
       this.#delivery.discard();
       this.#relay.end("conversation_deleted");
       this.#proxy.end("conversation_deleted");
@@ -389,6 +416,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     try {
       this.#alarmAt = null;
       await this.#setAlarm(now() + ALARM_AGAIN_MS);
+      this.#receipts.send();
       await this.#records.giveBack();
       this.#delivery.expire();
       this.#tasks.expire(now());
@@ -418,12 +446,8 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     }
   }
 
-  /** A connection is over: another one takes its place, or its session ends. */
   async #detach(registrationId: string): Promise<void> {
-    const isCurrent = this.#records.current.alone(now())?.registrationId === registrationId;
-    const next = isCurrent ? this.#connected() : null;
-    if (next === null) await this.#records.ended(registrationId);
-    else await this.#records.follow(next);
+    await this.#records.detach(registrationId, true);
     this.#wake();
     await this.#tidy();
   }
@@ -448,16 +472,17 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       this.#results.nextDue(isLive, this.#isEnabled),
       this.#records.nextDue(),
       this.#tasks.nextDue(),
+      this.#receipts.nextDue(),
     ].filter((at) => at !== null);
-    const holds = isKnowing || isConnected || !this.#results.isEmpty() || !this.#tasks.isEmpty();
-    if (!holds && dues.length === 0) return this.#deleteEverything();
+    const isHolding = [this.#results, this.#tasks, this.#receipts].some((part) => !part.isEmpty());
+    if (!isKnowing && !isConnected && !isHolding && dues.length === 0) return this.#deleteEverything();
     // However often something cannot be done, it is not tried more than once in a while.
     const due = Math.max(Math.min(...dues), now() + SHORTEST_PAUSE_MS);
     if (due < (this.#alarmAt ?? Number.POSITIVE_INFINITY)) await this.#setAlarm(due);
   }
 
   async #deleteEverything(): Promise<void> {
-    const parts = [this.#results, this.#records, this.#relay, this.#tasks];
+    const parts = [this.#results, this.#records, this.#relay, this.#tasks, this.#receipts];
     if (!parts.some((part) => part.exist())) return;
     for (const part of parts) part.forgetTables();
     this.#alarmAt = null;

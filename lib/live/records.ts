@@ -86,6 +86,8 @@ export type RecordsOptions = {
   agents: AgentConversations | null;
   /** The session of the page that is connected to the object, the newest if there are several; null where none is. */
   connected: () => SessionRecord | null;
+  /** Told when another registration, or none, is the current one, in the same turn. */
+  sessionChanged: (before: SessionRecord | null, after: SessionRecord | null) => void;
 };
 
 export type Records = ReturnType<typeof createRecords>;
@@ -100,6 +102,7 @@ export function createRecords(options: RecordsOptions) {
     options.sql,
     { parse: (text) => sessions.parse(conversationId, text), stringify: stringifyJson },
     SESSION_TTL_SECONDS * 1000,
+    options.sessionChanged,
   );
 
   const [row] = sql.rows<{ content: string }>("SELECT content FROM book");
@@ -412,6 +415,7 @@ export function createRecords(options: RecordsOptions) {
             isFresh ? undefined : { type: "get", key: keys.session(conversationId) },
           );
           const inRedis = text === null ? null : sessions.parse(conversationId, text);
+          if (isDeleted()) return { session: null, hadSession: false };
           session = isFresh ? current.alone(now()) : current.choose(inRedis, now());
         } catch (error) {
           noteFailure("look", error);
@@ -440,6 +444,19 @@ export function createRecords(options: RecordsOptions) {
       const { renewedAt: _, ...first } = session;
       const record = { ...first, createdAt: new Date(now()).toISOString() };
       await attach(record, await agentConversationOf(record), () => {});
+    },
+
+    /**
+     * A connection is over: another that is there takes its place, or its session ends, if it `isOver`, or lives out its
+     * time out of reach. Where somebody else is current by now, nothing happens. Returns whether the session has ended.
+     */
+    async detach(registrationId: string, isOver: boolean): Promise<boolean> {
+      if (current.alone(now())?.registrationId !== registrationId) return false;
+      const next = options.connected();
+      if (next !== null) await records.follow(next);
+      else if (isOver) return records.ended(registrationId);
+      else await records.disconnected(registrationId);
+      return false;
     },
 
     /** The page of this registration has lost its connection: its session lives on, out of reach, for the time it has left. */

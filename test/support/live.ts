@@ -8,12 +8,21 @@ import { StorageError } from "../../lib/errors.ts";
 import { stringifyJson } from "../../lib/json.ts";
 import { agentConversationOf } from "../../lib/live/agent-conversation.ts";
 import { createDeliveryLoop, type DeliveryLoop } from "../../lib/live/delivery.ts";
+import {
+  createReceipts,
+  type ReceiptData,
+  type ReceiptType,
+  type Recipient,
+  resultReceipts,
+  sessionReceipts,
+} from "../../lib/live/receipts.ts";
 import { createRecords } from "../../lib/live/records.ts";
 import { createRelay, type Relay } from "../../lib/live/relay.ts";
 import { createReplies } from "../../lib/live/replies.ts";
 import { createResults, type ResultRow } from "../../lib/live/results.ts";
 import { createTurn } from "../../lib/live/turn.ts";
 import { createLogger } from "../../lib/log.ts";
+import type { PostOutcome } from "../../lib/outbound.ts";
 import type { Channel, ChannelName, PushOutcome } from "../../lib/push/channel.ts";
 import type { PushMessage } from "../../lib/push/message.ts";
 import type { Caller } from "../../lib/registration.ts";
@@ -38,7 +47,11 @@ export function createClock(start = START) {
   let timers: { at: number; wake: () => void }[] = [];
   /** Lets everything happen that can happen without the clock. */
   const settle = async () => {
-    for (let i = 0; i < 50; i++) await new Promise((resolve) => setImmediate(resolve));
+    for (let i = 0; i < 5; i++) {
+      for (let j = 0; j < 10; j++) await new Promise((resolve) => setImmediate(resolve));
+      // Digests are made by other threads, one after the other: those before this one are done by now.
+      await crypto.subtle.digest("SHA-256", new Uint8Array(1));
+    }
   };
   return {
     now: () => now,
@@ -88,19 +101,34 @@ export function createTestChannel(pushed: PushMessage[], options: TestChannelOpt
   };
 }
 
+/** A receipt as it was sent, each time it was. */
+export type SentReceipt = {
+  to: Recipient;
+  id: string;
+  at: number;
+  body: string;
+  type: ReceiptType;
+  timestamp: string;
+  data: ReceiptData & { conversationId: string };
+};
+
 export type TestConversation = ReturnType<typeof testConversation>;
 
 export function testConversation({
   channels,
   onPush,
+  onReceipt,
 }: {
   channels?: (pushed: PushMessage[]) => Channel[];
   onPush?: TestChannelOptions["onPush"];
+  /** What becomes of a receipt. Without it none are wanted. */
+  onReceipt?: (receipt: SentReceipt) => PostOutcome | Promise<PostOutcome>;
 } = {}) {
   const conversationId = "c1";
   const clock = createClock();
   const { now, wait } = clock;
   const pushed: PushMessage[] = [];
+  const sent: SentReceipt[] = [];
   const lines: LogLine[] = [];
   const log = createLogger({ now, write: (_level, line) => lines.push(JSON.parse(line) as LogLine) });
   const redisSql = memorySql();
@@ -126,9 +154,29 @@ export function testConversation({
   /** What the runtime holds, whether the object is in memory or not. */
   const sockets: WebSocket[] = [];
 
+  const destinationOf = (recipient: Recipient) =>
+    onReceipt === undefined ? null : { url: `https://${recipient}.example/`, secret: "whsec_" };
+
   function start() {
     const replies = createReplies({ now, wait });
     const results = createResults({ sql, ttlSeconds: TTL_SECONDS });
+    const dialling = channels?.(pushed) ?? [
+      createTestChannel(pushed, onPush === undefined ? {} : { onPush }),
+    ];
+    const receipts = createReceipts({
+      conversationId,
+      sql,
+      destinations: { events: destinationOf("events"), runner: destinationOf("runner") },
+      async post({ url, id, body }) {
+        const to = new URL(url).host.split(".")[0] as Recipient;
+        const receipt = { to, id, at: now(), body, ...JSON.parse(body) } as SentReceipt;
+        sent.push(receipt);
+        return { outcome: (await onReceipt?.(receipt)) ?? "accepted" };
+      },
+      log,
+      now,
+      rested: () => {},
+    });
     const records = createRecords({
       conversationId,
       sql,
@@ -142,6 +190,7 @@ export function testConversation({
       agents: createAgentConversations({ storage, log, ttlSeconds: TTL_SECONDS }),
       connected: () => relay.connection()?.session ?? null,
       nextTryAt: () => null,
+      sessionChanged: sessionReceipts(receipts, dialling, now),
     });
     const relay: Relay = createRelay({
       conversationId,
@@ -158,26 +207,27 @@ export function testConversation({
     });
     const delivery: DeliveryLoop = createDeliveryLoop({
       results,
-      channels: [
-        relay.channel,
-        ...(channels?.(pushed) ?? [createTestChannel(pushed, onPush === undefined ? {} : { onPush })]),
-      ],
+      channels: [relay.channel, ...dialling],
       turn,
       look: records.look,
       offer: replies.offer,
       isThere: records.isThere,
+      note: resultReceipts(receipts, results),
       log,
       now,
       wait,
     });
-    results.recover(now());
-    return { results, records, delivery, relay, replies };
+    delivery.recover();
+    return { results, records, delivery, relay, replies, receipts };
   }
   let life = start();
 
   const tester = {
     clock,
+    sql,
     pushed,
+    /** Every receipt, as often as it was sent. */
+    sent,
     lines,
     turn,
     hooks,
@@ -195,6 +245,9 @@ export function testConversation({
     },
     get delivery() {
       return life.delivery;
+    },
+    get receipts() {
+      return life.receipts;
     },
 
     /** Takes Redis away, or brings it back. */
@@ -292,6 +345,7 @@ export function testConversation({
     /** Deletes the conversation. */
     forget(): Promise<boolean> {
       const forgotten = life.records.forget();
+      life.receipts.wipe();
       life.delivery.discard();
       life.relay.end("conversation_deleted");
       return forgotten;
@@ -300,7 +354,9 @@ export function testConversation({
     /** When the alarm is due next. */
     nextDue(): number | null {
       const isLive = !life.relay.isEmpty() || life.records.current.alone(now()) !== null;
-      const dues = [life.results.nextDue(isLive), life.records.nextDue()].filter((at) => at !== null);
+      const dues = [life.results.nextDue(isLive), life.records.nextDue(), life.receipts.nextDue()].filter(
+        (at) => at !== null,
+      );
       return dues.length === 0 ? null : Math.min(...dues);
     },
 
@@ -316,10 +372,12 @@ export function testConversation({
 
     /** What the alarm does. */
     async alarm(): Promise<void> {
+      life.receipts.send();
       await life.records.giveBack();
       life.delivery.expire();
       life.delivery.wake();
       await life.delivery.rest();
+      life.records.tidy();
     },
 
     row(requestId: string): ResultRow {

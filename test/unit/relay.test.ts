@@ -277,6 +277,16 @@ describe("several lines", () => {
     expect(await sessionInRedis(c)).toBe(null);
   });
 
+  test("a line that goes takes nothing from the registration that came after it", async () => {
+    const c = conversation();
+    await attached(c, { agentSessionId: "conv_1" });
+    const second = await attached(c, { agentSessionId: "conv_2" });
+    const posted = await c.register({ sessionUrl: "wss://agent.example/2" });
+    await second.say({ type: "bye" });
+    await c.clock.settle();
+    expect(await sessionInRedis(c)).toMatchObject({ registrationId: posted.registrationId });
+  });
+
   test("a line is the session again when the registration that came after it is over", async () => {
     const c = conversation();
     const line = await attached(c, { agentSessionId: "conv_1" });

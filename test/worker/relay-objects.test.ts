@@ -76,18 +76,20 @@ describe("the object of a conversation", () => {
   }, 30_000);
 
   test("of a thousand conversations each has its line, and each is told its own", async () => {
-    const all = await Promise.all(
-      Array.from({ length: 1_000 }, async (_, i) => {
-        const id = `many-${i}`;
-        const page = await open(id);
-        await page.hello({ agentSessionId: `conv_${i}` });
-        page.socket.on("message", (data) => {
-          const frame = JSON.parse(String(data)) as { type: string; requestIds: string[] };
-          if (frame.type === "push") page.ack(frame.requestIds);
-        });
-        return { id, page };
-      }),
-    );
+    const all: { id: string; page: Page }[] = [];
+    async function attach(i: number): Promise<void> {
+      const id = `many-${i}`;
+      const page = await open(id);
+      await page.hello({ agentSessionId: `conv_${i}` });
+      page.socket.on("message", (data) => {
+        const frame = JSON.parse(String(data)) as { type: string; requestIds: string[] };
+        if (frame.type === "push") page.ack(frame.requestIds);
+      });
+      all.push({ id, page });
+    }
+    for (let i = 0; i < 1_000; i += 20) {
+      await Promise.all(Array.from({ length: 20 }, (_, j) => attach(i + j)));
+    }
     for (const { id, page } of all.filter((_, i) => i % 100 === 0)) {
       const response = await callBack(id, `for-${id}`);
       expect(await response.json()).toMatchObject({ status: "delivered", channel: "relay" });
