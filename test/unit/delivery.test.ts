@@ -434,6 +434,35 @@ describe("an object that dies", () => {
 });
 
 describe("while Redis is down", () => {
+  test("a conversation that Redis has forgotten meanwhile is made anew with the first message after it", async () => {
+    const c = conversation();
+    await c.register();
+    await c.live(120_000);
+    await c.emptyRedis();
+    // An instance could not reach Redis, and asks the object, which can.
+    await c.records.append({
+      id: "m1",
+      role: "user",
+      content: "still here",
+      source: "api",
+      timestamp: new Date(START).toISOString(),
+    });
+    expect(await c.conversations.get("c1")).not.toBe(null);
+    expect(await c.history()).toEqual(["m1"]);
+  });
+
+  test("a request that had been given up, and is carried out late, does not bring back the session before", async () => {
+    const c = conversation();
+    c.redisIs("down");
+    const given = await c.register({ sessionUrl: "wss://agent.example/given-up" });
+    c.redisIs("up");
+    await c.clock.advance(100);
+    const { registrationId } = await c.register({ sessionUrl: "wss://agent.example/now" });
+    await c.sessions.set(given);
+    await c.live(10_000);
+    expect(await c.sessions.get("c1")).toMatchObject({ registrationId });
+  });
+
   test("a session is pushed to by the copy, and the history follows when Redis is back", async () => {
     const c = conversation();
     await c.register();
