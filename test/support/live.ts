@@ -35,6 +35,7 @@ import {
 } from "../../lib/session-store.ts";
 import { createSqliteKeys, createSqliteStorage } from "../../lib/storage/sqlite.ts";
 import type { Storage } from "../../lib/storage/storage.ts";
+import { noTrace, type Trace } from "../../lib/trace.ts";
 import { memorySql } from "./sql.ts";
 import type { LogLine } from "./worker.ts";
 
@@ -118,11 +119,13 @@ export function testConversation({
   channels,
   onPush,
   onReceipt,
+  trace = noTrace,
 }: {
   channels?: (pushed: PushMessage[]) => Channel[];
   onPush?: TestChannelOptions["onPush"];
   /** What becomes of a receipt. Without it none are wanted. */
   onReceipt?: (receipt: SentReceipt) => PostOutcome | Promise<PostOutcome>;
+  trace?: Trace;
 } = {}) {
   const conversationId = "c1";
   const clock = createClock();
@@ -191,6 +194,7 @@ export function testConversation({
       connected: () => relay.connection()?.session ?? null,
       nextTryAt: () => null,
       sessionChanged: sessionReceipts(receipts, dialling, now),
+      discarded: (requestIds) => delivery.discard(requestIds),
     });
     const relay: Relay = createRelay({
       conversationId,
@@ -214,6 +218,7 @@ export function testConversation({
       isThere: records.isThere,
       note: resultReceipts(receipts, results),
       log,
+      trace,
       now,
       wait,
     });
@@ -346,7 +351,6 @@ export function testConversation({
     forget(): Promise<boolean> {
       const forgotten = life.records.forget();
       life.receipts.wipe();
-      life.delivery.discard();
       life.relay.end("conversation_deleted");
       return forgotten;
     },

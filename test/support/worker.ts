@@ -46,6 +46,8 @@ export const bindingsOver = ({ url, token }: { url: string; token: string }) => 
 export const OUTBOUND = "outside";
 /** The names of the Worker under test, and of the one whose classes stand in for its objects. */
 const [NAME, OBJECTS] = ["worker", "objects"];
+/** The name of the Worker that reads traces. */
+const TRACES = "traces";
 
 const compatibilityDate =
   /^compatibility_date = "(.*)"$/m.exec(readFileSync("wrangler.toml", "utf8"))?.[1] ?? "";
@@ -63,6 +65,8 @@ export type TestWorkerOptions = {
   directory?: string;
   /** Lets the objects of conversations log `object.constructed`. */
   countsObjects?: boolean;
+  /** Has the runtime trace; `lines` then holds what it records, each behind `trace `. */
+  traces?: boolean;
   /** Rate limiters by the name of their binding. Without any, nothing is limited. */
   rateLimits?: Record<string, RateLimitOptions>;
 };
@@ -78,6 +82,7 @@ export async function startWorker(
     objects,
     directory: persisted,
     countsObjects = false,
+    traces = false,
   }: TestWorkerOptions = {},
 ): Promise<TestWorker> {
   const lines: string[] = [];
@@ -100,6 +105,7 @@ export async function startWorker(
         ]),
       ),
       ...(outbound === undefined ? {} : { outboundService: OUTBOUND }),
+      ...(traces ? { streamingTails: [TRACES] } : {}),
     }) as const;
   const outside = { name: OUTBOUND, modules: true, script: outbound ?? "", compatibilityDate } as const;
   const standIns = {
@@ -111,6 +117,16 @@ export async function startWorker(
       Object.entries(CLASSES).map(([binding, className]) => [binding, { className, useSQLite: true }]),
     ),
   } as const;
+  const traceReader = {
+    name: TRACES,
+    modules: true as const,
+    // Some of the runtime's own attributes are BigInts.
+    script: `const plain = (_key, value) => typeof value === "bigint" ? Number(value) : value;
+      const write = (line) => console.log("trace " + JSON.stringify(line, plain));
+      export default { tailStream(onset) { write(onset); return write; } };`,
+    compatibilityDate,
+    compatibilityFlags: ["streaming_tail_worker", "experimental"],
+  };
   const miniflare = new Miniflare({
     ...convertV4MiniflareOptions({
       workers: [
@@ -118,6 +134,7 @@ export async function startWorker(
         ...others.map((own, i) => instance(`${NAME}-${i + 1}`, { ...bindings, ...own })),
         ...(outbound === undefined ? [] : [outside]),
         ...(objects === undefined ? [] : [standIns]),
+        ...(traces ? [traceReader] : []),
       ],
       handleStructuredLogs: ({ message }) => {
         lines.push(message);
