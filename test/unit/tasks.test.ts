@@ -191,6 +191,12 @@ describe("a tool call that waits", () => {
     await clock.advance(5_000);
     expect(await mute).toEqual({ outcome: "unconfirmed" });
 
+    r.expect("late", 10_000);
+    const late = r.offer(result("late"));
+    expect(await r.take("late", 10_000)).toMatchObject({ requestId: "late" });
+    await clock.advance(5_000);
+    expect(await late).toEqual({ outcome: "unconfirmed" });
+
     r.expect("never", 10_000);
     const never = r.offer(result("never"));
     await clock.advance(5_000);
