@@ -22,6 +22,13 @@ async function attached(c: Conversation, fields: object = {}) {
   return line;
 }
 
+/** Whatever is written to Redis waits, until that is released. */
+function holdRedis(c: Conversation): () => void {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  c.hooks.beforeCommit = () => promise;
+  return resolve;
+}
+
 async function sessionInRedis(c: Conversation) {
   return c.sessions.get("c1");
 }
@@ -92,6 +99,36 @@ describe("attaching", () => {
     await c.live(MINUTE);
     expect(await sessionInRedis(c)).toMatchObject({ channel: "relay" });
     expect(await c.history()).toEqual(["callback:r1"]);
+  });
+
+  test("while a result is taken in: it is said right behind the welcome", async () => {
+    const c = conversation();
+    const release = holdRedis(c);
+    const answer = c.callback("r1");
+    await c.clock.settle();
+    const line = c.open();
+    void line.hello();
+    await c.clock.settle();
+    release();
+    await c.clock.settle();
+    expect(line.frames.map(({ type }) => type)).toEqual(["welcome", "push"]);
+    await line.ack("r1");
+    expect(await answer).toEqual({ kind: "delivered", channel: "relay" });
+  });
+
+  test("for so long that the alarm rings meanwhile: the page is not taken for one that was lost", async () => {
+    const c = conversation();
+    const release = holdRedis(c);
+    const line = c.open();
+    void line.hello();
+    await c.clock.advance(1_500);
+    expect(c.nextDue()).toBeGreaterThan(c.clock.now());
+    const alarm = c.alarm();
+    await c.clock.settle();
+    release();
+    await alarm;
+    expect(line.frames).toMatchObject([{ type: "welcome" }]);
+    expect(await sessionInRedis(c)).toMatchObject({ channel: "relay" });
   });
 
   test("is refused by a conversation that was deleted, and a delete ends the lines there are", async () => {
