@@ -244,6 +244,17 @@ describe("the same page, come back", () => {
     expect(countOf(c, "session.replaced")).toBe(0);
   });
 
+  test("replaces its own line also where that is not welcomed yet", async () => {
+    const c = conversation();
+    await c.callback("r1");
+    const [old, back] = [c.open(), c.open()];
+    void old.hello({ agentSessionId: "conv_1", heard: [] });
+    void back.hello({ agentSessionId: "conv_1", heard: [] });
+    await c.clock.settle();
+    expect(old.socket.closing).toMatchObject({ code: 4001 });
+    expect(back.pushes()).toEqual([["r1"]]);
+  });
+
   test("says what it heard, and is not told again", async () => {
     const c = conversation();
     const line = await attached(c, { agentSessionId: "conv_1" });
