@@ -373,7 +373,7 @@ export function createRecords(options: RecordsOptions) {
         else await records.disconnected(registrationId);
         return;
       }
-      if (current.alone(now()) !== null) {
+      if (current.alone(now())?.registrationId === registrationId) {
         if ((await records.renew(registrationId)) !== null) return;
         // It is another's by now.
         if (current.alone(now())?.registrationId !== registrationId) return;
@@ -395,7 +395,8 @@ export function createRecords(options: RecordsOptions) {
     if (isDeleted() || arriving !== null) return null;
     if (session === null) return alone?.channel == null ? null : now();
     if (alone === null) return now();
-    if (alone.registrationId !== session.registrationId) return null;
+    // One that is another's, or whose own connection was lost while nobody was here to see it.
+    if (alone.registrationId !== session.registrationId) return alone.channel == null ? null : now();
     return Date.parse(alone.renewedAt ?? alone.createdAt) + RENEW_SESSION_MS;
   }
 

@@ -325,6 +325,17 @@ describe("several lines", () => {
     expect(await sessionInRedis(c)).toBe(null);
   });
 
+  test("when the newest goes while the object is away the record follows too", async () => {
+    const c = conversation();
+    await attached(c, { agentSessionId: "conv_1" });
+    const newest = await attached(c, { agentSessionId: "conv_2" });
+    newest.die();
+    c.restart();
+    await c.live(2_000);
+    expect(await sessionInRedis(c)).toMatchObject({ agentSessionId: "conv_1", channel: "relay" });
+    expect(c.nextDue()).toBeGreaterThan(c.clock.now() + MINUTE);
+  });
+
   test("a line that goes takes nothing from the registration that came after it", async () => {
     const c = conversation();
     await attached(c, { agentSessionId: "conv_1" });
