@@ -55,6 +55,8 @@ export type DeliveryLoopOptions = {
   isThere: (session: SessionRecord) => boolean;
   /** Told what became of results, in the turn in which it was written down. */
   note: (type: ResultReceipt, requestIds: readonly string[]) => void;
+  /** Called when the loop rests, for whoever asks when something has to be done next. */
+  rested: () => void;
   log: Logger;
   /** The clock, in ms since the epoch. */
   now: () => number;
@@ -363,6 +365,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       answerSettled();
     }
     loop = null;
+    options.rested();
   }
 
   function wake(): void {
