@@ -66,8 +66,9 @@ export type DeliveryLoopOptions = {
 
 export interface DeliveryLoop {
   /**
-   * Takes a result in and resolves with what became of it, after 8 s at the latest. `text` is the result as JSON;
-   * that of a task that `isCancelled` is kept and not said.
+   * Takes a result in and resolves with what became of it, after 8 s at the latest. `text` is what the callback says
+   * as JSON, without what the ticket of its task adds, which is forgotten sooner; the result of a task that
+   * `isCancelled` is kept and not said.
    */
   receive(result: Result, text: string, requestId: string, isCancelled?: boolean): Promise<CallbackAnswer>;
   /** Says how far a task is, if anybody is there now; the newest word counts. Returns whether it is news. */

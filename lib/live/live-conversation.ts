@@ -231,8 +231,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       messageText(messageOfResult(given, now()));
       this.#records.noteActivity();
       const { result, isCancelled } = this.#tasks.finish(given, now());
-      const wished = result === given ? text : stringifyJson(result);
-      return this.#delivery.receive(result, wished, requestId, isCancelled);
+      return this.#delivery.receive(result, text, requestId, isCancelled);
     });
   }
 
