@@ -132,6 +132,7 @@ export function testConversation({
   const { now, wait } = clock;
   const pushed: PushMessage[] = [];
   const sent: SentReceipt[] = [];
+  const duesAtRest: (number | null)[] = [];
   const lines: LogLine[] = [];
   const log = createLogger({ now, write: (_level, line) => lines.push(JSON.parse(line) as LogLine) });
   const redisSql = memorySql();
@@ -217,6 +218,7 @@ export function testConversation({
       offer: replies.offer,
       isThere: records.isThere,
       note: resultReceipts(receipts, results),
+      rested: () => duesAtRest.push(tester.nextDue()),
       log,
       trace,
       now,
@@ -233,6 +235,8 @@ export function testConversation({
     pushed,
     /** Every receipt, as often as it was sent. */
     sent,
+    /** When the alarm was due next, each time the loop came to rest. */
+    duesAtRest,
     lines,
     turn,
     hooks,

@@ -213,6 +213,14 @@ describe("a push that did not get through", () => {
     expect(c.row("r1").status).toBe("delivered");
   });
 
+  test("calls for the alarm also where a hand-over fails that nobody waits for", async () => {
+    const c = conversation({ onPush: answering("refused") });
+    await c.callback("r1");
+    await c.register();
+    expect(c.row("r1")).toMatchObject({ reason: "push_failed", retryAt: c.clock.now() + 60_000 });
+    expect(c.duesAtRest.at(-1)).toBe(c.row("r1").retryAt);
+  });
+
   test("does not hold up the others: what the session refused goes apart from them", async () => {
     const refusesPoison = (message: PushMessage): PushOutcome => ({
       outcome: message.requestIds.includes("poison") ? "refused" : "delivered",
