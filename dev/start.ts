@@ -29,6 +29,7 @@ import { ELEVENLABS_HOSTS } from "../lib/push/push-target.ts";
 import { type ExampleSite, startExampleSite } from "./example-site.ts";
 import { startFakeProvider } from "./fake-provider.ts";
 import { startGateway } from "./gateway.ts";
+import { keepLog } from "./log-file.ts";
 
 /** Says in one sentence why nothing can be started or has ended; printed without a stack. */
 class StartFailure extends Error {}
@@ -318,8 +319,10 @@ function startWorker(options: { port: number; stateDirectory: string; variables:
     if (shown) process.stdout.write(chunk);
     else kept.push(chunk);
   };
-  child.stdout.setEncoding("utf8").on("data", show);
-  child.stderr.setEncoding("utf8").on("data", show);
+  const reader = keepLog(options.stateDirectory);
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding("utf8").on("data", show).on("data", reader());
+  }
 
   const ended = new Promise<never>((_, reject) => {
     child.once("error", reject);
@@ -446,6 +449,7 @@ Two pages show it: talk, finish a task, reload meanwhile, and hear of it all the
   ${site.pageUrl("relay")}
   ${site.pageUrl("proxy")}
 A demo agent listens at ${agentUrl} and says here what it hears. Ctrl-C ends everything.
+What the Worker does: npm run tail -- --conversation ${CONVERSATION_ID}
 
 1. A browser registers its live session:
 curl -X POST ${url}/agent-conversations/api/${CONVERSATION_ID}/session ${json}${credential("API_TOKEN")} -d '${session}'
