@@ -30,7 +30,7 @@ export const SESSION_TTL_SECONDS = 600;
 
 export const transportSchema = v.picklist(["websocket", "webrtc"]);
 
-const registrationRequestSchema = v.object({
+export const registrationRequestSchema = v.object({
   sessionUrl: v.optional(v.pipe(v.string(), v.nonEmpty("must not be empty"))),
   sessionPayload: v.optional(jsonValue),
   /** The sender's own note: kept, never acted on, even when it lies in the past. */
@@ -72,7 +72,7 @@ export function parseRegistration(body: JsonObject, hasLine = false): Registrati
   return { ...request, sessionPayload: request.sessionPayload, extra };
 }
 
-const renewalSchema = v.object({
+export const renewalSchema = v.object({
   registrationId: v.pipe(
     v.string(),
     v.nonEmpty("must not be empty"),
