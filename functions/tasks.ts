@@ -60,6 +60,8 @@ function shown(row: TaskRow) {
     ...(deliverBy === null ? {} : { deliverBy }),
     ...(topic === null ? {} : { topic }),
     ...(overAt === null ? {} : { overAt: new Date(overAt).toISOString() }),
-    ...(progress === null ? {} : { progress: { ...progress, at: new Date(progress.at).toISOString() } }),
+    ...(progress === null
+      ? {}
+      : { progress: { seq: progress.seq, text: progress.text, at: new Date(progress.at).toISOString() } }),
   };
 }
