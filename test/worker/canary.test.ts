@@ -426,6 +426,8 @@ function contract(id: string, agentUrl: string): Call[] {
     get("/health"),
     get("/config"),
     get("/config/health"),
+    get("/openapi.json"),
+    get("/docs"),
     post(`${API}/new`, { agentId: "agent", metadata: { note: secret("conversation metadata") } }, METADATA),
     { method: "POST", path: `${conversation}/token` },
     // The token holds what it was asked for.
