@@ -3,12 +3,13 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { convertV4MiniflareOptions, Miniflare } from "miniflare";
 import { inject } from "vitest";
+import { asDescribed } from "./contract.ts";
 
 export type LogLine = { level: string; event: string; [field: string]: unknown };
 
 export type TestWorker = {
   url: URL;
-  /** Sends a request; a `json` body sets method and content type. */
+  /** Sends a request; a `json` body sets method and content type. Throws where the answer is not as openapi.json says. */
   fetch(path: string, init?: RequestInit & { json?: unknown }): Promise<Response>;
   /** Every line logged so far, raw. */
   lines: string[];
@@ -130,17 +131,21 @@ export async function startWorker(
   if (Object.keys(rateLimits).length > 0) await clearOfTheMinute();
   const logs = () => lines.flatMap((line) => (line.startsWith("{") ? [JSON.parse(line) as LogLine] : []));
 
+  async function fetchFrom(instance: number, path: string, given?: RequestInit & { json?: unknown }) {
+    const [target, init] = [new URL(path, url), withJson(given)];
+    if (instance === 0) return asDescribed(target, init, await fetch(target, init));
+    const worker = await miniflare.getWorker(`${NAME}-${instance}`);
+    const response = (await worker.fetch(target, init as never)) as unknown as Response;
+    return asDescribed(target, init, response);
+  }
+
   return {
     url,
     lines,
     logs,
     miniflare,
-    fetch: (path, init) => fetch(new URL(path, url), withJson(init)),
-    async fetchFrom(instance, path, init) {
-      if (instance === 0) return fetch(new URL(path, url), withJson(init));
-      const worker = await miniflare.getWorker(`${NAME}-${instance}`);
-      return (await worker.fetch(new URL(path, url), withJson(init) as never)) as unknown as Response;
-    },
+    fetch: (path, init) => fetchFrom(0, path, init),
+    fetchFrom,
     logged(event) {
       const { promise, resolve, reject } = Promise.withResolvers<LogLine>();
       const timer = setTimeout(
