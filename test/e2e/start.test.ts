@@ -550,7 +550,8 @@ describe("npm start", () => {
     started.child.kill("SIGINT");
 
     expect(await started.ended).toBe(0);
-    expect(processes.filter(isAlive)).toEqual([]);
+    // The builder of the pages goes when it finds that nobody is left to build for.
+    await expect.poll(() => processes.filter(isAlive)).toEqual([]);
     expect(readdirSync(directory).filter((name) => name !== "state")).toEqual([]);
   }, 30_000);
 
