@@ -51,16 +51,13 @@ export const ACKNOWLEDGE_MS = 5_000;
 export const MAX_LINES = 16;
 /** More frames of one page in a second are a flood. */
 export const MAX_FRAMES_A_SECOND = 200;
-const MAX_IDS = 1_000;
 
 const OPEN = 1;
 const NORMAL_CLOSURE = 1000;
 const INTERNAL_ERROR = 1011;
 
-const requestIds = v.pipe(
-  v.array(v.pipe(v.string(), v.check(isRequestId, "must be a requestId"))),
-  v.maxLength(MAX_IDS, `must be at most ${MAX_IDS}`),
-);
+/** As many as a frame holds. */
+const requestIds = v.array(v.pipe(v.string(), v.check(isRequestId, "must be a requestId")));
 const CALLER_HEADER = "x-caller";
 
 /** The request that opens a line at the object of a conversation, for whoever was let in. */
@@ -119,7 +116,7 @@ export type RelayOptions = {
   parseSession: (text: string) => SessionRecord | null;
   /** Throws SessionUrlNotAllowedError where a page's session must not be dialled. */
   requireAllowed: (registration: Registration) => void;
-  records: Pick<Records, "attach" | "follow" | "disconnected" | "ended">;
+  records: Pick<Records, "attach" | "detach">;
   delivery: () => Pick<DeliveryLoop, "acknowledge" | "refuse" | "hear" | "wake">;
   turn: Turn;
   log: Logger;
@@ -135,6 +132,8 @@ export function createRelay(options: RelayOptions) {
   const sql = tablesOf(options.sql, "lines", SCHEMA);
   const peers = new Map<string, Peer>();
   const pushes = new Map<string, Push>();
+  /** A hello must find the line that the one before it made: it may be of the same page. */
+  const greeting = createQueue();
   /** The newest last. */
   let lines = recall();
 
@@ -179,14 +178,13 @@ export function createRelay(options: RelayOptions) {
     return peer.frames > MAX_FRAMES_A_SECOND;
   }
 
-  /** Takes a line off, and what was on its way over it with it. Returns whether it was the newest. */
-  function detach(line: Line): boolean {
+  /** Takes a line off, and what was on its way over it with it. */
+  function detach(line: Line): void {
     const wasNewest = line === newest();
     lines = lines.filter((other) => other !== line);
     sql.rows("DELETE FROM lines WHERE id = ?", line.id);
     for (const push of pushes.values()) if (push.lineId === line.id) push.end({ outcome: "unconfirmed" });
     if (wasNewest) noteSpeaker();
-    return wasNewest;
   }
 
   function replace(line: Line): void {
@@ -197,15 +195,10 @@ export function createRelay(options: RelayOptions) {
 
   /** A line is over, because the page `left`, or was lost. */
   async function end(line: Line, left: boolean): Promise<void> {
-    const wasNewest = detach(line);
-    const next = newest();
+    detach(line);
     const { registrationId } = line.session;
-    if (wasNewest && next !== null) {
-      await records.follow(next.session);
-      delivery().wake();
-    } else if (next === null && left) {
-      if (await records.ended(registrationId)) options.log.info("session.ended", { registrationId });
-    } else if (next === null) await records.disconnected(registrationId);
+    if (await records.detach(registrationId, left)) options.log.info("session.ended", { registrationId });
+    delivery().wake();
   }
 
   /** Ends a socket that broke a rule. */
@@ -229,7 +222,7 @@ export function createRelay(options: RelayOptions) {
   async function take(socket: WebSocket, frame: Frame): Promise<void> {
     const line = lineOf(attachmentOf(socket).id);
     if (frame.type === "hello") {
-      return line === null ? greet(socket, frame) : refuse(socket, "hello comes once");
+      return line === null ? greeting(() => greet(socket, frame)) : refuse(socket, "hello comes once");
     }
     if (line === null) {
       // One that was replaced may still be talking.
@@ -274,6 +267,7 @@ export function createRelay(options: RelayOptions) {
 
   /** Attaching is the registration. */
   async function greet(socket: WebSocket, frame: v.InferOutput<typeof FRAMES.hello>): Promise<void> {
+    if (!isOpen(socket)) return;
     const { id, caller } = attachmentOf(socket);
     const registration = registrationOf(frame, caller);
     options.requireAllowed(registration);
@@ -303,17 +297,11 @@ export function createRelay(options: RelayOptions) {
       transport: session.transport,
       channel: "relay",
     });
-    if (lineOf(id) === null) await leaveWithout(registrationId);
+    // The page was gone before it was welcomed.
+    if (lineOf(id) === null) await records.detach(registrationId, false);
     const [oldest] = lines;
     if (lines.length > MAX_LINES && oldest !== undefined) replace(oldest);
     delivery().wake();
-  }
-
-  /** The page was gone before it was welcomed. */
-  async function leaveWithout(registrationId: string): Promise<void> {
-    const line = newest();
-    if (line === null) await records.disconnected(registrationId);
-    else await records.follow(line.session);
   }
 
   const channel: Channel = {

@@ -47,9 +47,10 @@ export function createTranscript(options: TranscriptOptions): Transcript {
   let isCommitting = false;
 
   function correct({ text, eventId, corrects }: Utterance): void {
-    const entry = waiting.findLast(
-      ({ role, content, eventId: other }) => role === "agent" && (content === corrects || other === eventId),
-    );
+    const said = waiting.filter(({ role }) => role === "agent");
+    const entry =
+      said.findLast(({ content }) => content === corrects) ??
+      said.findLast(({ eventId: other }) => other === eventId);
     if (entry !== undefined) entry.content = text;
   }
 

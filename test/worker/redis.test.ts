@@ -2,7 +2,10 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { startAgent, type TestAgent } from "../support/agent.ts";
 import { type FaultyGateway, startFaultyGateway } from "../support/faulty-gateway.ts";
+import { openPage } from "../support/page.ts";
 import { startRedis } from "../support/redis.ts";
+import { startRunner } from "../support/runner.ts";
+import { OUTBOUND_SECRET } from "../support/secrets.ts";
 import { bindingsOver, startWorker, type TestWorker } from "../support/worker.ts";
 
 const API = "/agent-conversations/api";
@@ -278,6 +281,51 @@ describe.skipIf(redis === null)("over a real Redis", () => {
       await register();
       await settled();
       expect(commands().map(([name]) => String(name).toUpperCase())).toEqual(["SET"]);
+    });
+
+    test("a page that attaches: one round trip of at most 4 commands; what it is told, one of at most 5", async () => {
+      const page = await openPage(worker.url, id());
+      await page.hello();
+      await settled();
+      expect(gateway.requestCount()).toBe(1);
+      expect(commands().length).toBeLessThanOrEqual(4);
+      gateway.clear();
+      const answer = callBack("r1");
+      page.ack((await page.push()).requestIds);
+      expect(await (await answer).json()).toMatchObject({ channel: "relay" });
+      await settled();
+      expect(gateway.requestCount()).toBe(1);
+      expect(commands().length).toBeLessThanOrEqual(5);
+      gateway.clear();
+      page.leave();
+      await page.closed();
+      await settled();
+      expect(commands().length).toBeLessThanOrEqual(4);
+    });
+
+    test("a tool call: at most 3 commands before its answer, and none after it", async () => {
+      const runner = await startRunner(OUTBOUND_SECRET);
+      const own = await startWorker({
+        ...bindingsOver(gateway),
+        TOOL_RUNNER_URL: runner.url,
+        SIGNING_SECRET: OUTBOUND_SECRET,
+      });
+      try {
+        const page = await openPage(own.url, id());
+        await page.hello({ agentSessionId: `conv_${id()}` });
+        await settled();
+        gateway.clear();
+        const json = { tool: "search", conversation_id: `conv_${id()}` };
+        expect(await (await own.fetch("/agent-tools", { json })).json()).toMatchObject({ ok: true });
+        await settled();
+        expect(commands().map(([name]) => String(name).toUpperCase())).toEqual(["GET", "SET"]);
+        const taskId = String((await runner.message(() => true)).taskId);
+        expect(await redis.client.ttl(`elevenlabs:task:${taskId}`)).toBeGreaterThan(86_300);
+        page.vanish();
+      } finally {
+        await own.close();
+        await runner.close();
+      }
     });
 
     test("a delivered callback: one round trip of at most 5 commands", async () => {

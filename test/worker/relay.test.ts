@@ -177,7 +177,7 @@ describe("a line that breaks the rules", () => {
   test.each([
     [
       "a flood",
-      (page: Page) => Array.from({ length: 300 }, () => page.send({ type: "activity" })),
+      (page: Page) => Array.from({ length: 2_000 }, () => page.send({ type: "activity" })),
       "too many",
     ],
     ["a binary frame", (page: Page) => page.socket.send(Buffer.from([1, 2])), "text"],

@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { startAgent, type TestAgent } from "../support/agent.ts";
 import { type Instance, type Instances, startInstances } from "../support/instances.ts";
+import { openPage, type Page } from "../support/page.ts";
 import { startRedis } from "../support/redis.ts";
 
 const API = "/agent-conversations/api";
@@ -70,6 +71,58 @@ describe.skipIf(redis === null)("two instances", { timeout: 60_000 }, () => {
     await soon(() => answerOf(callBack(a, "r3"))).toMatchObject({ delivered: true });
     await register(b);
     for (const requestId of ["r1", "r2", "r3"]) expect(framesOf(requestId)).toHaveLength(1);
+  });
+
+  /** A page whose line is held by the objects, which both instances reach. */
+  async function attach(fields: object = {}): Promise<Page> {
+    const page = await openPage(instances.worker.url, id());
+    onTestFinished(() => page.vanish());
+    await page.hello(fields);
+    return page;
+  }
+
+  test("a page that is attached is told by every instance, once, and one order holds for all", async () => {
+    const page = await attach();
+    const answers = Array.from({ length: 20 }, (_, i) => callBack(i % 2 === 0 ? a : b, `r${i % 10}`));
+    page.socket.on("message", (data) => {
+      const frame = JSON.parse(String(data)) as { type: string; requestIds: string[] };
+      if (frame.type === "push") page.ack(frame.requestIds);
+    });
+    for (const push of page.pushes()) page.ack(push.requestIds);
+    for (const answer of await Promise.all(answers.map(answerOf)))
+      expect(answer).toMatchObject({ delivered: true, channel: "relay" });
+    const told = page.pushes().flatMap(({ requestIds }) => requestIds);
+    expect(told.toSorted()).toEqual(Array.from({ length: 10 }, (_, i) => `r${i}`));
+  });
+
+  test("a page attaches and is told while Redis is down for everybody, and Redis knows it afterwards", async () => {
+    everythingDown();
+    const page = await attach({ agentSessionId: "conv_out" });
+    expect(await answerOf(b.fetch(`${API}/${id()}/session`))).toMatchObject({
+      channel: "relay",
+      agentSessionId: "conv_out",
+    });
+    const answer = callBack(b, "r1");
+    page.ack((await page.push()).requestIds);
+    expect(await answerOf(answer)).toMatchObject({ delivered: true, channel: "relay" });
+    instances.heal();
+    await soon(() => stored(`elevenlabs:session:${id()}`)).toMatchObject({ agentSessionId: "conv_out" });
+    await soon(async () => {
+      const { messages } = (await answerOf(a.fetch(`${API}/${id()}`))) as { messages: { id: string }[] };
+      return messages.map((message) => message.id);
+    }).toEqual(["callback:r1"]);
+  });
+
+  test("a registration with one instance does not take the push from the page that is attached", async () => {
+    const page = await attach({ agentSessionId: "conv_line" });
+    await register(a);
+    const answer = callBack(b, "r1");
+    page.ack((await page.push()).requestIds);
+    expect(await answerOf(answer)).toMatchObject({ channel: "relay" });
+    expect(agent.frames).toEqual([]);
+    page.leave();
+    await page.closed();
+    await soon(() => answerOf(callBack(a, "r2"))).toMatchObject({ delivered: true, channel: "socket" });
   });
 
   test("a handler that dies leaves nothing that two instances could both take over", async () => {
