@@ -238,6 +238,17 @@ describe("a tool call that waits", () => {
     expect(page.pushes()).toEqual([]);
   });
 
+  test("needs no page: that of a telephone call is kept under the provider's own id", async () => {
+    const id = "conv_of_a_telephone_call";
+    const answer = callTool({ tool: "a", conversationId: id }, "?wait=20");
+    void runner.callBack(await jobIn(id), { output: "heard on the phone" });
+    expect(await answer).toMatchObject({ ok: true, say: "heard on the phone" });
+    const history = (await (await worker.fetch(`${API}/${id}`)).json()) as {
+      messages: { content: string }[];
+    };
+    expect(history.messages).toMatchObject([{ content: "heard on the phone" }]);
+  });
+
   test("is told that it failed, where it did", async () => {
     const { id } = await attached();
     const answer = callTool({ tool: "a", conversationId: id }, "?wait=20");
