@@ -749,7 +749,13 @@ export default {
 };`;
 
 test("no peer that repeats what it is told makes a secret come out, and each is told only what is for it", async () => {
-  const worker = await start({ ...CLOSED, ELEVENLABS_MONITOR: "all" }, { outbound: TATTLETALE });
+  const environment = {
+    ...CLOSED,
+    ELEVENLABS_MONITOR: "all",
+    EVENTS_URL: `https://events.example/?token=${secret("token of the receiver")}`,
+    SIGNING_SECRET: `whsec_${Buffer.from(secret("signing key of receipts")).toString("base64")}`,
+  };
+  const worker = await start(environment, { outbound: TATTLETALE });
   const urls = {
     conv_reads: "wss://api.elevenlabs.io/v1/convai/conversation?agent_id=a",
     conv_closes: "wss://api.elevenlabs.io/v1/convai/conversation?agent_id=a",
@@ -767,11 +773,13 @@ test("no peer that repeats what it is told makes a secret come out, and each is 
 
   const outside = await worker.miniflare.getWorker(OUTBOUND);
   const seen = (await (await outside.fetch("http://outside/seen")).text()).split("\n");
+  expect(seen).toContainEqual(expect.stringMatching(/^events\.example .*session\.started/));
   for (const text of seen) {
     const [host = ""] = text.split(" ", 1);
     const may: Record<string, string[]> = {
       "api.elevenlabs.io": ["ElevenLabs key"],
       "agent.example": ["session URL"],
+      "events.example": ["token of the receiver"],
       frame: ["callback output", "tool name"],
     };
     expect(placesFoundIn(text)).toEqual(expect.arrayContaining(may[host] ?? ["a known host"]));
@@ -1144,6 +1152,12 @@ test("no configuration that is wrong is repeated", async () => {
     { ...upstash, UPSTASH_REDIS_REST_URL: wrong, UPSTASH_REDIS_REST_TOKEN: "" },
     { ...upstash, REDIS_URL: `redis://user:${wrong}@cache.example:6379` },
     { ...CLOSED, WEBHOOK_SECRET: `whsec_!${wrong}` },
+    {
+      ...CLOSED,
+      EVENTS_URL: `https://10.0.0.5/?t=${wrong}`,
+      TOOL_RUNNER_URL: `https://${wrong}@runner.example/`,
+      SIGNING_SECRET: `whsec_!${wrong}`,
+    },
     { ...CLOSED, API_TOKEN: "", SESSION_TOKEN_SECRET: "", WEBHOOK_SECRET: "" },
     { ...CLOSED, API_TOKEN: plainSecret("weak secret"), WEBHOOK_SECRET: plainSecret("weak secret") },
     { ...CLOSED, REQUIRE_AUTH: "false" },
