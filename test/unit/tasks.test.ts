@@ -67,6 +67,7 @@ describe("what a tool call must say", () => {
     [{ tool: "a", args: [1] }, "args"],
     [{ tool: "a", onHangup: "explode" }, "onHangup"],
     [{ tool: "a", deliverBy: "soon" }, "deliverBy"],
+    [{ tool: "a", deliverBy: "2026-01-01T00:00:00+01" }, "deliverBy"],
     [{ tool: "a", conversationId: "a:b" }, "conversationId"],
   ])("%j is refused at %s", (body, path) => {
     expect(() => parseToolCall(body, undefined)).toThrowError(
