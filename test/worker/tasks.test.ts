@@ -238,6 +238,21 @@ describe("a tool call that waits", () => {
     expect(page.pushes()).toEqual([]);
   });
 
+  test("passes arguments and result on as they came, to the last digit and key", async () => {
+    const { id } = await attached();
+    const exact = '{"zero":-0,"huge":1e400,"long":12345678901234567890,"__proto__":{"constructor":1}}';
+    const post = (url: URL | string, body: string) =>
+      fetch(url, { method: "POST", headers: { "content-type": "application/json" }, body });
+    const answer = post(
+      new URL("/agent-tools?wait=20", worker.url),
+      `{"tool":"a","conversationId":"${id}","args":${exact}}`,
+    );
+    const { taskId, callbackUrl } = await jobIn(id);
+    expect(runner.received.findLast(({ body }) => body.taskId === taskId)?.text).toContain(`"args":${exact}`);
+    await post(callbackUrl, `{"requestId":"${taskId}","output":${exact}}`);
+    expect(await (await answer).text()).toContain(`"output":${exact}`);
+  });
+
   test("is told that it failed, where it did", async () => {
     const { id } = await attached();
     const answer = callTool({ tool: "a", conversationId: id }, "?wait=20");
