@@ -324,6 +324,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
 
   #noteCancelled(taskId: string, reason: "requested" | "hangup"): void {
     this.#log.info("task.cancelled", { callbackRequestId: taskId, reason });
+    this.#replies.cancel(taskId);
     for (const recipient of ["runner", "events"] as const) {
       this.#receipts.note("task.cancelled", { taskId, reason }, recipient);
     }
@@ -403,6 +404,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     return this.#answer(() => {
       const forgotten = this.#records.forget();
       this.#tasks.wipe();
+      this.#replies.cancelAll();
       this.#receipts.wipe();
       this.#delivery.discard();
       this.#relay.end("conversation_deleted");

@@ -267,6 +267,21 @@ describe("a tool call that waits", () => {
     expect(answer).toMatchObject({ ok: true, say: "eager result of a", result: { status: "completed" } });
   });
 
+  test.each([
+    ["its task is cancelled", (job: Job) => `/tasks/${encodeURIComponent(job.taskId)}`],
+    ["its conversation is deleted", () => ""],
+  ])("no longer than until %s", async (_, path) => {
+    const { id } = await attached();
+    const answer = callTool({ tool: "a", conversationId: id }, "?wait=60");
+    const job = await jobIn(id);
+    await worker.fetch(`${API}/${id}${path(job)}`, { method: "DELETE" });
+    expect(await answer).toMatchObject({
+      ok: false,
+      say: "The task was cancelled.",
+      result: { requestId: job.taskId, status: "completed", success: false },
+    });
+  });
+
   test("no longer than it said: what comes later is pushed", async () => {
     const { id, page } = await attached();
     const answer = await callTool({ tool: "a", conversationId: id }, "?wait=1");
