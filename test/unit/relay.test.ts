@@ -86,6 +86,16 @@ describe("attaching", () => {
     });
   });
 
+  test.each([{ kind: "page", agentSessionId: undefined }, { kind: "server" }] as const)(
+    "by a %j under an id that no agent has builds no key of it",
+    async (caller) => {
+      const c = conversation();
+      await c.open(caller).hello({ agentSessionId: "conv 1:*" });
+      await c.clock.settle();
+      expect(await c.storage.get(keys.agentConversation("conv 1:*"))).toBe(null);
+    },
+  );
+
   test("goes on while Redis is down, and Redis is told afterwards", async () => {
     const c = conversation();
     c.redisIs("down");
