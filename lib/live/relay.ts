@@ -49,6 +49,8 @@ import type { Turn } from "./turn.ts";
 export const ACKNOWLEDGE_MS = 5_000;
 /** How many pages may be attached; the oldest makes room. */
 export const MAX_LINES = 16;
+/** As many long ones as a frame holds. Each is looked up, and stands in the log. */
+export const MAX_REQUEST_IDS = 500;
 /** More frames of one page in a second are a flood. */
 export const MAX_FRAMES_A_SECOND = 200;
 
@@ -56,8 +58,10 @@ const OPEN = 1;
 const NORMAL_CLOSURE = 1000;
 const INTERNAL_ERROR = 1011;
 
-/** As many as a frame holds. */
-const requestIds = v.array(v.pipe(v.string(), v.check(isRequestId, "must be a requestId")));
+const requestIds = v.pipe(
+  v.array(v.pipe(v.string(), v.check(isRequestId, "must be a requestId"))),
+  v.maxLength(MAX_REQUEST_IDS, `must be at most ${MAX_REQUEST_IDS}`),
+);
 const CALLER_HEADER = "x-caller";
 
 /** The request that opens a line at the object of a conversation, for whoever was let in. */

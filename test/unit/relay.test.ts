@@ -468,6 +468,7 @@ describe("what breaks the rules", () => {
     ["no object", "[1]"],
     ["no type", { hello: true }],
     ["a requestId that is none", { type: "hello", heard: ["no spaces please"] }],
+    ["a list of 501 requestIds", { type: "hello", heard: Array.from({ length: 501 }, (_, i) => `r${i}`) }],
     ["a frame of more than 64 KiB", { type: "hello", session: { sessionPayload: "x".repeat(70_000) } }],
   ])("%s closes the line with 1008", async (_name, frame) => {
     const c = conversation();
