@@ -141,6 +141,8 @@ export const isoTimestamp = v.pipe(
     const midnight = new Date(`${day}T00:00:00Z`);
     return !Number.isNaN(midnight.getTime()) && midnight.toISOString().startsWith(day);
   }, "must be a date that exists"),
+  // ISO 8601 allows an offset of hours alone; Date does not read it.
+  v.check((text) => !Number.isNaN(Date.parse(text)), "must have an offset of hours and minutes, or Z"),
 );
 
 /**

@@ -86,6 +86,16 @@ describe("attaching", () => {
     });
   });
 
+  test.each([{ kind: "page", agentSessionId: undefined }, { kind: "server" }] as const)(
+    "by a %j under an id that no agent has builds no key of it",
+    async (caller) => {
+      const c = conversation();
+      await c.open(caller).hello({ agentSessionId: "conv 1:*" });
+      await c.clock.settle();
+      expect(await c.storage.get(keys.agentConversation("conv 1:*"))).toBe(null);
+    },
+  );
+
   test("goes on while Redis is down, and Redis is told afterwards", async () => {
     const c = conversation();
     c.redisIs("down");
@@ -458,6 +468,7 @@ describe("what breaks the rules", () => {
     ["no object", "[1]"],
     ["no type", { hello: true }],
     ["a requestId that is none", { type: "hello", heard: ["no spaces please"] }],
+    ["a list of 501 requestIds", { type: "hello", heard: Array.from({ length: 501 }, (_, i) => `r${i}`) }],
     ["a frame of more than 64 KiB", { type: "hello", session: { sessionPayload: "x".repeat(70_000) } }],
   ])("%s closes the line with 1008", async (_name, frame) => {
     const c = conversation();
