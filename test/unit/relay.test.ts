@@ -468,13 +468,22 @@ describe("what breaks the rules", () => {
     ["no object", "[1]"],
     ["no type", { hello: true }],
     ["a requestId that is none", { type: "hello", heard: ["no spaces please"] }],
-    ["a list of 501 requestIds", { type: "hello", heard: Array.from({ length: 501 }, (_, i) => `r${i}`) }],
     ["a frame of more than 64 KiB", { type: "hello", session: { sessionPayload: "x".repeat(70_000) } }],
   ])("%s closes the line with 1008", async (_name, frame) => {
     const c = conversation();
     const line = c.open();
     await line.say(frame);
     expect(line.socket.closing).toMatchObject({ code: 1008, reason: expect.stringMatching(/\w/) });
+  });
+
+  test("more ids than anybody looks up are refused; as what was heard they prove nothing", async () => {
+    const c = conversation();
+    await c.callback("r0");
+    const many = Array.from({ length: 501 }, (_, i) => `r${i}`);
+    const line = await attached(c, { agentSessionId: "conv_1", heard: many });
+    expect(c.row("r0").status).toBe("saying");
+    await line.ack(...many);
+    expect(line.socket.closing).toMatchObject({ code: 1008 });
   });
 
   test("a second hello, a binary frame and a flood do too", async () => {
