@@ -76,9 +76,7 @@ function respond(c: AppContext, answer: CallbackAnswer | { kind: "taken" | "igno
     case "queued":
       return kept(c, { received: true, delivered: false, status: "queued", reason: answer.reason });
     case "settled":
-      return answer.status === "delivered"
-        ? settled(c, { received: true, delivered: true, status: "delivered" })
-        : settled(c, { received: true, delivered: false, status: answer.status as NotSaidStatus });
+      return settled(c, { received: true, delivered: false, status: answer.status as NotSaidStatus });
     case "discarded":
       return settled(c, { received: true, delivered: false, status: "discarded" });
     case "reused":

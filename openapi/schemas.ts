@@ -5,7 +5,7 @@
 import { toJsonSchema, toJsonSchemaDefs } from "@valibot/to-json-schema";
 import type * as v from "valibot";
 import { isNoResultId, RESULT_ID } from "../lib/conversation-store.ts";
-import { isCarriedNumber, isOfRealDay, jsonObject, jsonValue } from "../lib/json.ts";
+import { isCarriedNumber, isOfRealDay, isReadByDate, jsonObject, jsonValue } from "../lib/json.ts";
 import {
   CONVERSATION_ID,
   isAgentSessionId,
@@ -28,6 +28,7 @@ const CHECKS = new Map<unknown, JsonSchema>([
   [isNoResultId, { not: { pattern: `^${RESULT_ID}` } }],
   // The format says so already.
   [isOfRealDay, {}],
+  [isReadByDate, {}],
   [isCarriedNumber, { type: "number" }],
   [jsonObject.check, { type: "object", additionalProperties: true }],
   [jsonValue.check, {}],
