@@ -75,7 +75,7 @@ const messageFields = {
   toolOutput: v.optional(jsonValue),
   status: v.optional(shortText),
 };
-const newMessageSchema = v.object({
+export const newMessageSchema = v.object({
   /** Makes a repeated request harmless. */
   id: v.optional(
     v.pipe(
