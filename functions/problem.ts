@@ -4,6 +4,7 @@
  */
 import type { ContentfulStatusCode } from "hono/utils/http-status";
 import { AppError, type Issue, StorageError } from "../lib/errors.ts";
+import type { ProblemAnswer } from "./answers.ts";
 import type { AppContext } from "./context.ts";
 
 export const STATUS_OF_CODE = {
@@ -115,14 +116,14 @@ function problem(
   { issues = [], headers = {} }: { issues?: readonly Issue[]; headers?: Record<string, string> } = {},
 ): Response {
   const status = STATUS_OF_CODE[code];
-  const body = {
+  const body: ProblemAnswer = {
     type: "about:blank",
     title: TITLE_OF_STATUS[status],
     status,
     detail,
     code,
     requestId: c.get("requestId"),
-    ...(issues.length > 0 ? { errors: issues } : {}),
+    ...(issues.length > 0 ? { errors: [...issues] } : {}),
     success: false,
   };
   return c.body(JSON.stringify(body), status, { ...headers, "content-type": "application/problem+json" });

@@ -126,14 +126,14 @@ export const jsonObject = v.custom<JsonObject>(isJsonObject, "must be a JSON obj
 /** Any JSON value, taken as it is; the key must be there. */
 export const jsonValue = v.custom<JsonValue>((value) => value !== undefined, "is required");
 
+export function isCarriedNumber(part: unknown): boolean {
+  return Number.isFinite(part) || (isExactNumber(part) && !isInexact(Number(part.rawJSON), part.rawJSON));
+}
+
 /** A number, also one that is kept as its source text, if a double carries it. `message` says what is expected. */
 export const jsonNumber = (message: string) =>
   v.pipe(
-    v.custom<number | { rawJSON: string }>(
-      (part) =>
-        Number.isFinite(part) || (isExactNumber(part) && !isInexact(Number(part.rawJSON), part.rawJSON)),
-      message,
-    ),
+    v.custom<number | { rawJSON: string }>(isCarriedNumber, message),
     v.transform((part) => (typeof part === "number" ? part : Number(part.rawJSON))),
   );
 
@@ -141,12 +141,14 @@ export const jsonNumber = (message: string) =>
 export const isoTimestamp = v.pipe(
   v.string(),
   v.isoTimestamp("must be an ISO 8601 timestamp"),
-  v.check((text) => {
-    const day = text.slice(0, 10);
-    const midnight = new Date(`${day}T00:00:00Z`);
-    return !Number.isNaN(midnight.getTime()) && midnight.toISOString().startsWith(day);
-  }, "must be a date that exists"),
+  v.check(isOfRealDay, "must be a date that exists"),
 );
+
+export function isOfRealDay(text: string): boolean {
+  const day = text.slice(0, 10);
+  const midnight = new Date(`${day}T00:00:00Z`);
+  return !Number.isNaN(midnight.getTime()) && midnight.toISOString().startsWith(day);
+}
 
 /**
  * Parses with a schema and throws InvalidRequestError with every issue. Fields the schema does not name are
