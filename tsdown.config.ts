@@ -3,7 +3,7 @@ import { defineConfig } from "tsdown";
 
 export default defineConfig([
   {
-    entry: { index: "stores/index.ts" },
+    entry: { index: "stores/index.ts", server: "server/index.ts" },
     outDir: "dist/package",
     platform: "neutral",
     target: "es2023",

@@ -1,5 +1,6 @@
 /** The package as it would be published: packed by npm, and unpacked where a program would have it. */
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
@@ -22,6 +23,12 @@ const TSCONFIG = {
   include: ["*.ts"],
 };
 
+export type Running = {
+  /** Resolves with what it printed when it has ended by itself; rejects with what it complained of. */
+  ended: Promise<string>;
+  stop(): void;
+};
+
 export type Project = {
   /** Where the package is. */
   directory: string;
@@ -29,8 +36,8 @@ export type Project = {
   write(file: string, text: string): void;
   /** What the compiler says; nothing where all is well. */
   compile(compilerOptions?: object): string;
-  /** Runs a compiled file, and returns what it printed. Throws what it complained of. */
-  run(file: string, environment: Record<string, string>): string;
+  /** Starts a compiled file. */
+  start(file: string, environment: Record<string, string>): Running;
   remove(): void;
 };
 
@@ -62,24 +69,32 @@ export function createProject(beside: readonly string[] = []): Project {
       write("tsconfig.json", JSON.stringify({ ...TSCONFIG, compilerOptions: options }));
       return spawnSync(join(ROOT, "node_modules/.bin/tsc"), ["-p", directory], { encoding: "utf8" }).stdout;
     },
-    run: (file, environment) =>
-      must(process.execPath, [join(directory, "built", file)], directory, environment),
+    start(file, environment) {
+      const child = spawn(process.execPath, [join(directory, "built", file)], {
+        env: { ...process.env, ...environment },
+        stdio: ["ignore", "pipe", "pipe"],
+      });
+      let [printed, complained] = ["", ""];
+      child.stdout.on("data", (chunk) => {
+        printed += chunk;
+      });
+      child.stderr.on("data", (chunk) => {
+        complained += chunk;
+      });
+      const ended = once(child, "close").then(([code]) => {
+        if (code !== 0) throw new Error(`${file} ended with ${code}:\n${printed}${complained}`);
+        return printed;
+      });
+      // Whoever stops it does not ask how it ended.
+      ended.catch(() => {});
+      return { ended, stop: () => void child.kill() };
+    },
     remove: () => rmSync(directory, { recursive: true, force: true }),
   };
 }
 
-/** Runs a program to its end and returns what it printed. Throws where it fails. */
-function must(
-  program: string,
-  args: string[],
-  cwd: string,
-  environment: Record<string, string> = {},
-): string {
-  const { status, stdout, stderr } = spawnSync(program, args, {
-    cwd,
-    encoding: "utf8",
-    env: { ...process.env, ...environment },
-  });
+/** Runs a program to its end. Throws where it fails. */
+function must(program: string, args: string[], cwd: string): void {
+  const { status, stdout, stderr } = spawnSync(program, args, { cwd, encoding: "utf8" });
   if (status !== 0) throw new Error(`${program} ${args[0]} ended with ${status}:\n${stdout}${stderr}`);
-  return stdout;
 }
