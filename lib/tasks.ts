@@ -82,11 +82,11 @@ export async function startTask(
     const replied = waits ? replyTo(ticket, waitMs, signal, core) : null;
     const accepted = isAccepted(ticket, runner, core);
     if ((await Promise.race([accepted, replied ?? accepted])) === false) {
-      log.warn("task.failed", { tool: ticket.tool });
+      log.warn("task.failed");
       core.afterResponse(quietly(core.live.failTask(ticket), core));
       return refuseTool("runner_unavailable");
     }
-    log.info("task.opened", { tool: ticket.tool });
+    log.info("task.opened");
     const result = await replied;
     return result === null ? processing(ticket) : completed(ticket, result);
   } catch (error) {

@@ -55,6 +55,8 @@ export type DeliveryLoopOptions = {
   isThere: (session: SessionRecord) => boolean;
   /** Told what became of results, in the turn in which it was written down. */
   note: (type: ResultReceipt, requestIds: readonly string[]) => void;
+  /** Called when the loop rests, for whoever asks when something has to be done next. */
+  rested: () => void;
   log: Logger;
   /** The clock, in ms since the epoch. */
   now: () => number;
@@ -64,8 +66,9 @@ export type DeliveryLoopOptions = {
 
 export interface DeliveryLoop {
   /**
-   * Takes a result in and resolves with what became of it, after 8 s at the latest. `text` is the result as JSON;
-   * that of a task that `isCancelled` is kept and not said.
+   * Takes a result in and resolves with what became of it, after 8 s at the latest. `text` is what the callback says
+   * as JSON, without what the ticket of its task adds, which is forgotten sooner; the result of a task that
+   * `isCancelled` is kept and not said.
    */
   receive(result: Result, text: string, requestId: string, isCancelled?: boolean): Promise<CallbackAnswer>;
   /** Says how far a task is, if anybody is there now; the newest word counts. Returns whether it is news. */
@@ -363,6 +366,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       answerSettled();
     }
     loop = null;
+    options.rested();
   }
 
   function wake(): void {

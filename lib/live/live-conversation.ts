@@ -108,7 +108,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       post: postSigned,
       log,
       now,
-      rested: () => void this.#tidy().catch((error: unknown) => logFailure(log, "receipts", error)),
+      rested: () => this.#tidyLater("receipts"),
     });
     const turn = createTurn();
     const wait = (ms: number, signal?: AbortSignal) =>
@@ -173,6 +173,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       offer: (result) => this.#replies.offer(result),
       isThere: records.isThere,
       note: resultReceipts(receipts, results),
+      rested: () => this.#tidyLater("delivery"),
       log,
       now,
       wait,
@@ -230,8 +231,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       messageText(messageOfResult(given, now()));
       this.#records.noteActivity();
       const { result, isCancelled } = this.#tasks.finish(given, now());
-      const wished = result === given ? text : stringifyJson(result);
-      return this.#delivery.receive(result, wished, requestId, isCancelled);
+      return this.#delivery.receive(result, text, requestId, isCancelled);
     });
   }
 
@@ -460,6 +460,11 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     const given = await answer(work);
     await this.#tidy();
     return given;
+  }
+
+  /** Behind work that nobody waited for. */
+  #tidyLater(operation: string): void {
+    void this.#tidy().catch((error: unknown) => logFailure(this.#log, operation, error));
   }
 
   /** Leaves the object with an alarm no later than it is needed, or with nothing at all. */

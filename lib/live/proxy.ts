@@ -352,7 +352,12 @@ export function createProxy(options: ProxyOptions) {
       });
       current = connection;
       if (options.isDeleted()) cutOff(connection, CLOSE_REFUSED, "conversation_deleted");
-      else void openProvider(connection, agentId, parameters);
+      else {
+        openProvider(connection, agentId, parameters).catch((error: unknown) => {
+          logFailure(log, "proxy", error);
+          cutOff(connection, INTERNAL_ERROR, NO_AGENT.unreachable);
+        });
+      }
     },
 
     /** Pushes nothing more to a registration, or to whichever there is. The page and its agent talk on. */

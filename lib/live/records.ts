@@ -121,6 +121,8 @@ export function createRecords(options: RecordsOptions) {
   ]);
   let refusals = 0;
   let pausedUntil = 0;
+  /** The registration of a page that is being attached: it is current, but nothing can be said to it yet. */
+  let arriving: string | null = null;
 
   function note(change: Partial<Book>): void {
     book = { ...book, ...change };
@@ -337,19 +339,24 @@ export function createRecords(options: RecordsOptions) {
       note({ hadSession: 1 });
       results.identify(to);
     });
-    await inTurn(async () => {
-      const [key, value] = [keys.session(conversationId), stringifyJson(session)];
-      try {
-        await exchange({ type: "set", key, value, ttlSeconds: SESSION_TTL_SECONDS });
-        // Where one before it is still to be saved, a late request of that may yet take its place.
-        if (before?.unsaved !== "set") current.saved(copy);
-      } catch (error) {
-        noteFailure("attach", error);
-        lookAgain();
-      }
-      requireStanding();
-      then();
-    });
+    arriving = session.registrationId;
+    try {
+      await inTurn(async () => {
+        const [key, value] = [keys.session(conversationId), stringifyJson(session)];
+        try {
+          await exchange({ type: "set", key, value, ttlSeconds: SESSION_TTL_SECONDS });
+          // Where one before it is still to be saved, a late request of that may yet take its place.
+          if (before?.unsaved !== "set") current.saved(copy);
+        } catch (error) {
+          noteFailure("attach", error);
+          lookAgain();
+        }
+        requireStanding();
+        then();
+      });
+    } finally {
+      if (arriving === session.registrationId) arriving = null;
+    }
     noteAgent(session, before?.record ?? null);
     return before?.record != null && !isSame(await agentConversationOf(before.record), to);
   }
@@ -366,7 +373,7 @@ export function createRecords(options: RecordsOptions) {
         else await records.disconnected(registrationId);
         return;
       }
-      if (current.alone(now()) !== null) {
+      if (current.alone(now())?.registrationId === registrationId) {
         if ((await records.renew(registrationId)) !== null) return;
         // It is another's by now.
         if (current.alone(now())?.registrationId !== registrationId) return;
@@ -385,10 +392,11 @@ export function createRecords(options: RecordsOptions) {
   /** When the session of the page that is connected is to be seen to, in ms. */
   function keepDueAt(): number | null {
     const [session, alone] = [connected(), current.alone(now())];
-    if (isDeleted()) return null;
+    if (isDeleted() || arriving !== null) return null;
     if (session === null) return alone?.channel == null ? null : now();
     if (alone === null) return now();
-    if (alone.registrationId !== session.registrationId) return null;
+    // One that is another's, or whose own connection was lost while nobody was here to see it.
+    if (alone.registrationId !== session.registrationId) return alone.channel == null ? null : now();
     return Date.parse(alone.renewedAt ?? alone.createdAt) + RENEW_SESSION_MS;
   }
 
@@ -404,7 +412,7 @@ export function createRecords(options: RecordsOptions) {
       return connected() !== null || (alone !== null && alone.channel === undefined);
     },
 
-    /** Who is there. A page that is connected, and a registration that has just come here, need not be looked for. */
+    /** Who is there. A page that is being attached is waited for; one that is connected, and a registration that has just come here, need not be looked for. */
     look: (): Promise<Presence> =>
       inTurn(async () => {
         const copy = current.copy(now());
@@ -428,7 +436,7 @@ export function createRecords(options: RecordsOptions) {
         session = connected() ?? (isCutOff(session) ? null : session);
         if (session !== null) note({ hadSession: 1 });
         return { session, hadSession: book.hadSession === 1 };
-      }),
+      }).then((presence) => (arriving === null ? presence : records.look())),
 
     /** Whether a session that was looked for a moment ago still counts. */
     isThere(session: SessionRecord): boolean {

@@ -132,6 +132,8 @@ export function createRelay(options: RelayOptions) {
   const sql = tablesOf(options.sql, "lines", SCHEMA);
   const peers = new Map<string, Peer>();
   const pushes = new Map<string, Push>();
+  /** A hello must find the line that the one before it made: it may be of the same page. */
+  const greeting = createQueue();
   /** The newest last. */
   let lines = recall();
 
@@ -220,7 +222,7 @@ export function createRelay(options: RelayOptions) {
   async function take(socket: WebSocket, frame: Frame): Promise<void> {
     const line = lineOf(attachmentOf(socket).id);
     if (frame.type === "hello") {
-      return line === null ? greet(socket, frame) : refuse(socket, "hello comes once");
+      return line === null ? greeting(() => greet(socket, frame)) : refuse(socket, "hello comes once");
     }
     if (line === null) {
       // One that was replaced may still be talking.
@@ -265,6 +267,7 @@ export function createRelay(options: RelayOptions) {
 
   /** Attaching is the registration. */
   async function greet(socket: WebSocket, frame: v.InferOutput<typeof FRAMES.hello>): Promise<void> {
+    if (!isOpen(socket)) return;
     const { id, caller } = attachmentOf(socket);
     const registration = registrationOf(frame, caller);
     options.requireAllowed(registration);

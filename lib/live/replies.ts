@@ -45,9 +45,9 @@ export function createReplies({
     async take(taskId: string, ms: number): Promise<Result | null> {
       const reply = replies.get(taskId);
       if (reply === undefined) return null;
-      if (reply.offered !== null) return reply.offered.result;
       const { promise, resolve } = Promise.withResolvers<Result | null>();
       reply.take = resolve;
+      if (reply.offered !== null) return reply.offered.result;
       const patience = new AbortController();
       const late = wait(ms, patience.signal).then(() => null);
       const result = await Promise.race([promise, late]);

@@ -129,6 +129,7 @@ export function testConversation({
   const { now, wait } = clock;
   const pushed: PushMessage[] = [];
   const sent: SentReceipt[] = [];
+  const duesAtRest: (number | null)[] = [];
   const lines: LogLine[] = [];
   const log = createLogger({ now, write: (_level, line) => lines.push(JSON.parse(line) as LogLine) });
   const redisSql = memorySql();
@@ -213,6 +214,7 @@ export function testConversation({
       offer: replies.offer,
       isThere: records.isThere,
       note: resultReceipts(receipts, results),
+      rested: () => duesAtRest.push(tester.nextDue()),
       log,
       now,
       wait,
@@ -228,6 +230,8 @@ export function testConversation({
     pushed,
     /** Every receipt, as often as it was sent. */
     sent,
+    /** When the alarm was due next, each time the loop came to rest. */
+    duesAtRest,
     lines,
     turn,
     hooks,

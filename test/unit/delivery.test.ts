@@ -213,6 +213,14 @@ describe("a push that did not get through", () => {
     expect(c.row("r1").status).toBe("delivered");
   });
 
+  test("calls for the alarm also where a hand-over fails that nobody waits for", async () => {
+    const c = conversation({ onPush: answering("refused") });
+    await c.callback("r1");
+    await c.register();
+    expect(c.row("r1")).toMatchObject({ reason: "push_failed", retryAt: c.clock.now() + 60_000 });
+    expect(c.duesAtRest.at(-1)).toBe(c.row("r1").retryAt);
+  });
+
   test("does not hold up the others: what the session refused goes apart from them", async () => {
     const refusesPoison = (message: PushMessage): PushOutcome => ({
       outcome: message.requestIds.includes("poison") ? "refused" : "delivered",
@@ -434,6 +442,35 @@ describe("an object that dies", () => {
 });
 
 describe("while Redis is down", () => {
+  test("a conversation that Redis has forgotten meanwhile is made anew with the first message after it", async () => {
+    const c = conversation();
+    await c.register();
+    await c.live(120_000);
+    await c.emptyRedis();
+    // An instance could not reach Redis, and asks the object, which can.
+    await c.records.append({
+      id: "m1",
+      role: "user",
+      content: "still here",
+      source: "api",
+      timestamp: new Date(START).toISOString(),
+    });
+    expect(await c.conversations.get("c1")).not.toBe(null);
+    expect(await c.history()).toEqual(["m1"]);
+  });
+
+  test("a request that had been given up, and is carried out late, does not bring back the session before", async () => {
+    const c = conversation();
+    c.redisIs("down");
+    const given = await c.register({ sessionUrl: "wss://agent.example/given-up" });
+    c.redisIs("up");
+    await c.clock.advance(100);
+    const { registrationId } = await c.register({ sessionUrl: "wss://agent.example/now" });
+    await c.sessions.set(given);
+    await c.live(10_000);
+    expect(await c.sessions.get("c1")).toMatchObject({ registrationId });
+  });
+
   test("a session is pushed to by the copy, and the history follows when Redis is back", async () => {
     const c = conversation();
     await c.register();

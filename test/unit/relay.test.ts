@@ -22,6 +22,13 @@ async function attached(c: Conversation, fields: object = {}) {
   return line;
 }
 
+/** Whatever is written to Redis waits, until that is released. */
+function holdRedis(c: Conversation): () => void {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  c.hooks.beforeCommit = () => promise;
+  return resolve;
+}
+
 async function sessionInRedis(c: Conversation) {
   return c.sessions.get("c1");
 }
@@ -92,6 +99,36 @@ describe("attaching", () => {
     await c.live(MINUTE);
     expect(await sessionInRedis(c)).toMatchObject({ channel: "relay" });
     expect(await c.history()).toEqual(["callback:r1"]);
+  });
+
+  test("while a result is taken in: it is said right behind the welcome", async () => {
+    const c = conversation();
+    const release = holdRedis(c);
+    const answer = c.callback("r1");
+    await c.clock.settle();
+    const line = c.open();
+    void line.hello();
+    await c.clock.settle();
+    release();
+    await c.clock.settle();
+    expect(line.frames.map(({ type }) => type)).toEqual(["welcome", "push"]);
+    await line.ack("r1");
+    expect(await answer).toEqual({ kind: "delivered", channel: "relay" });
+  });
+
+  test("for so long that the alarm rings meanwhile: the page is not taken for one that was lost", async () => {
+    const c = conversation();
+    const release = holdRedis(c);
+    const line = c.open();
+    void line.hello();
+    await c.clock.advance(1_500);
+    expect(c.nextDue()).toBeGreaterThan(c.clock.now());
+    const alarm = c.alarm();
+    await c.clock.settle();
+    release();
+    await alarm;
+    expect(line.frames).toMatchObject([{ type: "welcome" }]);
+    expect(await sessionInRedis(c)).toMatchObject({ channel: "relay" });
   });
 
   test("is refused by a conversation that was deleted, and a delete ends the lines there are", async () => {
@@ -207,6 +244,17 @@ describe("the same page, come back", () => {
     expect(countOf(c, "session.replaced")).toBe(0);
   });
 
+  test("replaces its own line also where that is not welcomed yet", async () => {
+    const c = conversation();
+    await c.callback("r1");
+    const [old, back] = [c.open(), c.open()];
+    void old.hello({ agentSessionId: "conv_1", heard: [] });
+    void back.hello({ agentSessionId: "conv_1", heard: [] });
+    await c.clock.settle();
+    expect(old.socket.closing).toMatchObject({ code: 4001 });
+    expect(back.pushes()).toEqual([["r1"]]);
+  });
+
   test("says what it heard, and is not told again", async () => {
     const c = conversation();
     const line = await attached(c, { agentSessionId: "conv_1" });
@@ -275,6 +323,17 @@ describe("several lines", () => {
     expect(await sessionInRedis(c)).toMatchObject({ agentSessionId: "conv_a" });
     await a.say({ type: "bye" });
     expect(await sessionInRedis(c)).toBe(null);
+  });
+
+  test("when the newest goes while the object is away the record follows too", async () => {
+    const c = conversation();
+    await attached(c, { agentSessionId: "conv_1" });
+    const newest = await attached(c, { agentSessionId: "conv_2" });
+    newest.die();
+    c.restart();
+    await c.live(2_000);
+    expect(await sessionInRedis(c)).toMatchObject({ agentSessionId: "conv_1", channel: "relay" });
+    expect(c.nextDue()).toBeGreaterThan(c.clock.now() + MINUTE);
   });
 
   test("a line that goes takes nothing from the registration that came after it", async () => {

@@ -1,6 +1,7 @@
 /** Tasks, tool calls that wait for them, and how far they are, on the tables and the loop of a conversation's object. */
 import { describe, expect, onTestFinished, test } from "vitest";
 import type { Core } from "../../lib/core.ts";
+import { stringifyJson } from "../../lib/json.ts";
 import { createReplies, MAX_REPLIES } from "../../lib/live/replies.ts";
 import { createTasks } from "../../lib/live/tasks.ts";
 import { createLogger } from "../../lib/log.ts";
@@ -87,6 +88,25 @@ describe("a task", () => {
     expect(tasks.get("c1:t")).toMatchObject({ status: "done", overAt: START });
     // The same callback again is the same result.
     expect(tasks.finish(result("c1:t", { topic: "news" }), START + 1)).toEqual(wished);
+  });
+
+  test("that is forgotten makes no other result of a callback that comes again", async () => {
+    const c = testConversation();
+    onTestFinished(() => c.close());
+    const tasks = createTasks(c.sql);
+    tasks.open(ticket("c1:t", { topic: "weather" }));
+    const callBack = () => {
+      const { result: wished, isCancelled } = tasks.finish(result("c1:t"), c.clock.now());
+      return c.delivery.receive(wished, stringifyJson(result("c1:t")), "http-request", isCancelled);
+    };
+    expect(await callBack()).toMatchObject({ kind: "queued" });
+    await c.clock.advance(49 * HOUR);
+    tasks.expire(c.clock.now());
+    expect(tasks.isEmpty()).toBe(true);
+    expect(await callBack()).toEqual({ kind: "duplicate", delivered: false });
+    // What the ticket wished is followed all the same.
+    await c.callback("newer", { topic: "weather" });
+    expect(c.row("c1:t").status).toBe("superseded");
   });
 
   test("that no runner took can be done all the same", () => {
@@ -190,6 +210,12 @@ describe("a tool call that waits", () => {
     const mute = r.offer(result("mute"));
     await clock.advance(5_000);
     expect(await mute).toEqual({ outcome: "unconfirmed" });
+
+    r.expect("late", 10_000);
+    const late = r.offer(result("late"));
+    expect(await r.take("late", 10_000)).toMatchObject({ requestId: "late" });
+    await clock.advance(5_000);
+    expect(await late).toEqual({ outcome: "unconfirmed" });
 
     r.expect("never", 10_000);
     const never = r.offer(result("never"));

@@ -15,7 +15,12 @@ import { app } from "../../functions/app.ts";
 import { type ProblemCode, STATUS_OF_CODE } from "../../functions/problem-codes.ts";
 import { type AgentBehaviour, startAgent, type TestAgent } from "../support/agent.ts";
 import { type Fault, type FaultyGateway, startFaultyGateway } from "../support/faulty-gateway.ts";
+import { openPage } from "../support/page.ts";
+import { startProvider } from "../support/provider.ts";
+import { connectPage } from "../support/proxied-page.ts";
+import { startReceiver } from "../support/receiver.ts";
 import { startRedis } from "../support/redis.ts";
+import { startRunner } from "../support/runner.ts";
 import { elevenLabsHeaders, jwt, standardHeaders } from "../support/webhooks.ts";
 import {
   LOCAL_BINDINGS,
@@ -37,6 +42,8 @@ const EVENTS = [
   ...["session.registered", "session.replaced", "session.ended"],
   ...["callback.received", "callback.duplicate", "callback.delivered", "callback.queued"],
   ...["report.appended", "report.acknowledged"],
+  ...["relay.nack", "relay.unknown_frame", "provider.failed"],
+  ...["task.opened", "task.failed", "task.progress", "task.cancelled", "callback.cancelled", "event.failed"],
   ...["push.failed", "auth.rejected", "feature.disabled", "request.failed"],
 ];
 /** Events that need something put into Redis by hand. */
@@ -302,11 +309,12 @@ const CREDENTIALS: Record<string, Credential> = {
   }),
 };
 
-const isCallback = ({ path }: Call): boolean => path.split("?", 1)[0]?.endsWith("/callback") === true;
+const isWebhook = ({ path }: Call): boolean =>
+  /\/(?:callback|agent-tools)$/.test(path.split("?", 1)[0] ?? "");
 
 /** A call with a credential that opens what it asks for. */
 const opened = (call: Call): Call =>
-  withCredential(call, isCallback(call) ? bearer(SHARED) : bearer(API_TOKEN));
+  withCredential(call, isWebhook(call) ? bearer(SHARED) : bearer(API_TOKEN));
 
 function withCredential(call: Call, credential: Credential): Call {
   const body = call.body ?? (call.json === undefined ? "" : JSON.stringify(call.json));
@@ -741,7 +749,13 @@ export default {
 };`;
 
 test("no peer that repeats what it is told makes a secret come out, and each is told only what is for it", async () => {
-  const worker = await start({ ...CLOSED, ELEVENLABS_MONITOR: "all" }, { outbound: TATTLETALE });
+  const environment = {
+    ...CLOSED,
+    ELEVENLABS_MONITOR: "all",
+    EVENTS_URL: `https://events.example/?token=${secret("token of the receiver")}`,
+    SIGNING_SECRET: `whsec_${Buffer.from(secret("signing key of receipts")).toString("base64")}`,
+  };
+  const worker = await start(environment, { outbound: TATTLETALE });
   const urls = {
     conv_reads: "wss://api.elevenlabs.io/v1/convai/conversation?agent_id=a",
     conv_closes: "wss://api.elevenlabs.io/v1/convai/conversation?agent_id=a",
@@ -759,16 +773,200 @@ test("no peer that repeats what it is told makes a secret come out, and each is 
 
   const outside = await worker.miniflare.getWorker(OUTBOUND);
   const seen = (await (await outside.fetch("http://outside/seen")).text()).split("\n");
+  expect(seen).toContainEqual(expect.stringMatching(/^events\.example .*session\.started/));
   for (const text of seen) {
     const [host = ""] = text.split(" ", 1);
     const may: Record<string, string[]> = {
       "api.elevenlabs.io": ["ElevenLabs key"],
       "agent.example": ["session URL"],
+      "events.example": ["token of the receiver"],
       frame: ["callback output", "tool name"],
     };
     expect(placesFoundIn(text)).toEqual(expect.arrayContaining(may[host] ?? ["a known host"]));
     evidence.push({ where: `what ${host} was told`, text, may: may[host] ?? [] });
   }
+  nothingLeaked();
+});
+
+/** A WebSocket was opened. */
+const noteOpened = (path: string) => driven.push({ method: "GET", path, status: 101, code: undefined });
+
+test("no line of a page, and no agent that a page talks to, makes a secret come out, and each is told only what is for it", async () => {
+  const provider = await startProvider();
+  toClose.add(provider);
+  const worker = await start({
+    ...CLOSED,
+    ELEVENLABS_API_URL: provider.url,
+    ELEVENLABS_AGENT_IDS: "agent_1",
+    ELEVENLABS_TRANSCRIPTS: "true",
+  });
+  const signed = encodeURIComponent(secret("signature of a signed URL"));
+  provider.options.answer = (response, signedUrl) =>
+    response.end(JSON.stringify({ signed_url: `${signedUrl}&signature=${signed}` }));
+  const closing = plainSecret("closing reason of a provider");
+  const said = {
+    type: "user_transcript",
+    user_transcription_event: { user_transcript: secret("transcript"), event_id: 1 },
+  };
+  sent.push(signed, closing, JSON.stringify(said));
+  const token = await tokenOf(worker, "live");
+
+  const page = await connectPage(worker.url, "live", { token });
+  noteOpened(`${API}/live/connect`);
+  const agent = await provider.opened(1);
+  await page.received(1);
+  const answered = send(worker, opened(post(`${API}/live/callback`, callback())));
+  await agent.received(1);
+  agent.say(said);
+  expect((await answered).body).toMatchObject({ status: "delivered", channel: "proxy" });
+  await worker.fetch(`${API}/live/session`, { headers: { authorization: `Bearer ${API_TOKEN}` } });
+  const history = opened(get(`${API}/live`, HISTORY));
+  await expect
+    .poll(async () => JSON.stringify((await send(worker, history)).body), { timeout: 8_000 })
+    .toContain("elevenlabs:conv_1:live:0");
+  agent.socket.close(4002, closing);
+  const { reason } = await page.closed();
+  expect(reason).toBe(closing);
+  evidence.push(
+    {
+      where: "what the page was told",
+      text: page.frames.map(({ data }) => String(data)).join(),
+      may: ["transcript"],
+    },
+    {
+      where: "what the provider was asked",
+      text: JSON.stringify(provider.asked),
+      may: ["ElevenLabs key"],
+    },
+    {
+      where: "what opened the conversation",
+      text: JSON.stringify([agent.path, agent.headers]),
+      may: ["signature of a signed URL"],
+    },
+    {
+      where: "what the agent was told",
+      text: agent.frames.map(({ data }) => String(data)).join(),
+      may: ["callback output", "tool name"],
+    },
+  );
+
+  const line = await openPage(worker.url, "line", { token: await tokenOf(worker, "line") });
+  noteOpened(`${API}/line/stream`);
+  await line.hello({ session: registration("wss://agent.example/live?a=b") });
+  void send(worker, opened(post(`${API}/line/callback`, callback())));
+  const push = await line.push();
+  line.send({ type: "nack", requestIds: push.requestIds, reason: secret("reason of a page") });
+  line.send({ type: secret("type of a frame") });
+  sent.push(secret("reason of a page"), secret("type of a frame"));
+  await worker.logged("relay.unknown_frame");
+  line.leave();
+  evidence.push({
+    where: "what the line was told",
+    text: JSON.stringify(line.frames),
+    may: ["callback output", "tool name"],
+  });
+
+  const signedUrl = `${API}/live/signed-url?agentId=agent_1`;
+  await send(worker, opened(get(signedUrl, ["signature of a signed URL"])));
+  const codes: unknown[] = [];
+  for (const status of [401, 500]) {
+    provider.options.answer = (response) =>
+      response.writeHead(status).end(JSON.stringify(provider.asked.at(-1)));
+    codes.push((await send(worker, opened(get(signedUrl)))).code);
+    const refused = await connectPage(worker.url, "live", { token });
+    evidence.push({ where: "a close", text: JSON.stringify(await refused.closed()), may: [] });
+  }
+  for (const path of [`${API}/live/connect?agentId=agent_1`, `${API}/line/stream`])
+    codes.push((await send(worker, opened(get(path)))).code);
+  codes.push((await send(worker, opened(get(`${API}/live/signed-url?agentId=${signed}`)))).code);
+  expect(codes).toEqual([
+    "provider_refused",
+    "provider_unavailable",
+    "upgrade_required",
+    "upgrade_required",
+    "forbidden",
+  ]);
+  nothingLeaked();
+});
+
+test("no tool call, no task, no runner and no receipt makes a secret come out, and each is told only what is for it", async () => {
+  const key = `whsec_${Buffer.from(secret("signing key of our messages")).toString("base64")}`;
+  const [runner, receiver] = [await startRunner(key), await startReceiver()];
+  toClose.add(runner);
+  onTestFinished(() => receiver.close());
+  const worker = await start({
+    ...CLOSED,
+    TOOL_RUNNER_URL: `${runner.url}?token=${plainSecret("token in the runner's URL")}`,
+    EVENTS_URL: `${receiver.url}?token=${plainSecret("token in the receiver's URL")}`,
+    SIGNING_SECRET: key,
+  });
+  receiver.behaviours.set("tasks", [500]);
+  const call = (fields: object = {}) =>
+    post("/agent-tools", {
+      tool_name: secret("tool name"),
+      tool_args: { query: secret("tool arguments") },
+      conversationId: "tasks",
+      ...fields,
+    });
+  const page = await openPage(worker.url, "tasks", { token: await tokenOf(worker, "tasks") });
+  await page.hello();
+  const begin = async (): Promise<string> => {
+    const { body } = await send(worker, opened(call()));
+    return (body.result as { requestId: string }).requestId;
+  };
+  const [told, cancelled] = [await begin(), await begin()];
+  const taskUrl = (id: string) => `${API}/tasks/tasks/${encodeURIComponent(id)}`;
+  const progress = { seq: 1, text: secret("progress") };
+  await send(worker, opened(post("/callback", { requestId: told, progress })));
+  await page.frame("progress");
+  const answer = send(worker, opened(post("/callback", callback({ requestId: told }))));
+  page.ack((await page.push()).requestIds);
+  expect((await answer).body).toMatchObject({ channel: "relay" });
+  await send(worker, opened(get(`${API}/tasks/tasks`, ["tool name", "progress"])));
+  await send(worker, opened(remove(taskUrl(cancelled))));
+  const late = await send(worker, opened(post("/callback", callback({ requestId: cancelled }))));
+  expect(late.body).toMatchObject({ status: "cancelled" });
+
+  runner.behaviour = "fails";
+  expect((await send(worker, opened(call()))).body).toMatchObject({ code: "runner_unavailable" });
+  const wrong = secret("wrong value");
+  for (const fields of [{ tool_args: wrong }, { deliverBy: wrong }, { conversationId: wrong }])
+    expect((await send(worker, opened(call(fields)))).body).toMatchObject({ ok: false });
+  expect(
+    (await send(worker, opened(call({ conversationId: undefined, conversation_id: wrong })))).body,
+  ).toMatchObject({
+    code: "conversation_not_found",
+  });
+  const codes = [
+    await send(worker, call()),
+    await send(worker, opened(remove(taskUrl(wrong)))),
+    await send(worker, opened(get(`${API}/tasks/tasks?before=${encodeURIComponent(wrong)}`))),
+    await send(
+      worker,
+      opened(post("/callback", { requestId: told, progress: { seq: wrong, text: [wrong] } })),
+    ),
+  ].map(({ code }) => code);
+  expect(codes).toEqual(["unauthorized", "task_not_found", "invalid_request", "invalid_request"]);
+  await worker.logged("event.failed");
+  await expect.poll(() => receiver.of("tasks").map(({ type }) => type)).toContain("task.cancelled");
+  page.leave();
+  evidence.push(
+    {
+      where: "what the runner was told",
+      text: JSON.stringify(runner.received),
+      may: ["tool name", "tool arguments"],
+    },
+    {
+      where: "what the receiver was told",
+      text: JSON.stringify(receiver.of("tasks").map(({ body }) => body)),
+      may: [],
+    },
+    {
+      where: "what the line was told",
+      text: JSON.stringify(page.frames),
+      may: ["callback output", "tool name", "progress"],
+    },
+  );
   nothingLeaked();
 });
 
@@ -939,7 +1137,7 @@ describe.skipIf(redis === null)("over the Upstash driver", () => {
     };
     await Promise.all(Object.values(FAULTS).flat().map(drive));
     nothingLeaked();
-  });
+  }, 60_000);
 });
 
 test("no configuration that is wrong is repeated", async () => {
@@ -954,6 +1152,12 @@ test("no configuration that is wrong is repeated", async () => {
     { ...upstash, UPSTASH_REDIS_REST_URL: wrong, UPSTASH_REDIS_REST_TOKEN: "" },
     { ...upstash, REDIS_URL: `redis://user:${wrong}@cache.example:6379` },
     { ...CLOSED, WEBHOOK_SECRET: `whsec_!${wrong}` },
+    {
+      ...CLOSED,
+      EVENTS_URL: `https://10.0.0.5/?t=${wrong}`,
+      TOOL_RUNNER_URL: `https://${wrong}@runner.example/`,
+      SIGNING_SECRET: `whsec_!${wrong}`,
+    },
     { ...CLOSED, API_TOKEN: "", SESSION_TOKEN_SECRET: "", WEBHOOK_SECRET: "" },
     { ...CLOSED, API_TOKEN: plainSecret("weak secret"), WEBHOOK_SECRET: plainSecret("weak secret") },
     { ...CLOSED, REQUIRE_AUTH: "false" },
