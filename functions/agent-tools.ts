@@ -1,7 +1,7 @@
 /** `/agent-tools`: the agent calls a tool whose work takes long. */
 import * as v from "valibot";
 import { AppError } from "../lib/errors.ts";
-import { validate } from "../lib/json.ts";
+import { stringifyJson, validate } from "../lib/json.ts";
 import { logFailure } from "../lib/log.ts";
 import { parseToolCall } from "../lib/task.ts";
 import { refuseTool, startTask, type ToolAnswer, type ToolRefusal } from "../lib/tasks.ts";
@@ -25,7 +25,8 @@ export const toolQuerySchema = v.object({
 
 /** Agents speak what their tools answer, so whoever was let in is answered 200, with words that can be spoken. */
 export async function handleAgentTool(c: AppContext): Promise<Response> {
-  return c.json<ToolAnswerBody>(await answerOf(c));
+  const body: ToolAnswerBody = await answerOf(c);
+  return c.body(stringifyJson(body), 200, { "content-type": "application/json" });
 }
 
 async function answerOf(c: AppContext): Promise<ToolAnswer> {

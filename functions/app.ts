@@ -8,7 +8,12 @@ import { Hono } from "hono/tiny";
 import { createLogger } from "../lib/log.ts";
 import { handleAgentTool } from "./agent-tools.ts";
 import { agents } from "./agents.ts";
-import { requireOperator, requireOwnMachine, requireWebhookCredential } from "./auth.ts";
+import {
+  requireOperator,
+  requireOwnMachine,
+  requireToolCredential,
+  requireWebhookCredential,
+} from "./auth.ts";
 import { handleCallback } from "./callbacks.ts";
 import { configOf, coreFor } from "./compose.ts";
 import type { AppContext, AppEnv } from "./context.ts";
@@ -67,7 +72,7 @@ app.get("/health", handleHealth);
 app.get("/config", requireOperator, handleConfig);
 app.get("/config/health", requireOperator, handleConfigHealth);
 app.use(loadCore);
-app.post("/agent-tools", requireWebhookCredential, handleAgentTool);
+app.post("/agent-tools", requireToolCredential, handleAgentTool);
 app.use(requireFeature);
 app.post("/callback", requireWebhookCredential, handleCallback);
 app.route("/agent-conversations/api", api);

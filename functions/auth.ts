@@ -101,15 +101,24 @@ function tokenCheck(c: AppContext, conversationId: string, access: Access): Prom
  * For webhooks: a Standard Webhooks signature, else an ElevenLabs signature, else the shared secret. The
  * first of them that is there decides, over the bytes as they came; nothing has been parsed yet.
  */
-export const requireWebhookCredential = createMiddleware<AppEnv>(async (c, next) => {
-  const { requireAuth, webhookSecrets: secrets } = c.var.config;
-  if (requireAuth && !isVouchedFor(c)) {
-    requireConfigured("WEBHOOK_SECRET", secrets);
-    const refusal = await refusalOfWebhook(c, secrets);
-    if (refusal !== null) throw await unauthorized(c, refusal);
-  }
-  await next();
-});
+export const requireWebhookCredential = webhookCredential(
+  ({ var: { config } }) => config.webhookRequiresSignature,
+);
+
+/** For the tools of an agent: likewise, but they need not sign, because ElevenLabs' tools cannot. */
+export const requireToolCredential = webhookCredential(() => false);
+
+function webhookCredential(mustSign: (c: AppContext) => boolean) {
+  return createMiddleware<AppEnv>(async (c, next) => {
+    const { requireAuth, webhookSecrets: secrets } = c.var.config;
+    if (requireAuth && !isVouchedFor(c)) {
+      requireConfigured("WEBHOOK_SECRET", secrets);
+      const refusal = await refusalOfWebhook(c, secrets, mustSign(c));
+      if (refusal !== null) throw await unauthorized(c, refusal);
+    }
+    await next();
+  });
+}
 
 const STANDARD_HEADERS = ["webhook-id", "webhook-timestamp", "webhook-signature"] as const;
 const ELEVENLABS_HEADER = "elevenlabs-signature";
@@ -121,7 +130,11 @@ export function webhookForm(c: AppContext): "standard" | "elevenlabs" | "shared_
 }
 
 /** Why the webhook is not believed; null where it is. */
-async function refusalOfWebhook(c: AppContext, secrets: readonly string[]): Promise<string | null> {
+async function refusalOfWebhook(
+  c: AppContext,
+  secrets: readonly string[],
+  mustSign: boolean,
+): Promise<string | null> {
   const now = Date.now();
   switch (webhookForm(c)) {
     case "standard": {
@@ -136,7 +149,7 @@ async function refusalOfWebhook(c: AppContext, secrets: readonly string[]): Prom
       return check.ok ? null : check.reason;
     }
     case "shared_secret": {
-      if (c.var.config.webhookRequiresSignature) return "signature_required";
+      if (mustSign) return "signature_required";
       const shared =
         c.req.header("authorization") === undefined
           ? (c.req.header("x-el-secret") ?? c.req.header("x-webhook-secret") ?? "")

@@ -142,12 +142,18 @@ export const isoTimestamp = v.pipe(
   v.string(),
   v.isoTimestamp("must be an ISO 8601 timestamp"),
   v.check(isOfRealDay, "must be a date that exists"),
+  // ISO 8601 allows an offset of hours alone; Date does not read it.
+  v.check(isReadByDate, "must have an offset of hours and minutes, or Z"),
 );
 
 export function isOfRealDay(text: string): boolean {
   const day = text.slice(0, 10);
   const midnight = new Date(`${day}T00:00:00Z`);
   return !Number.isNaN(midnight.getTime()) && midnight.toISOString().startsWith(day);
+}
+
+export function isReadByDate(text: string): boolean {
+  return !Number.isNaN(Date.parse(text));
 }
 
 /**

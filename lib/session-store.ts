@@ -35,7 +35,9 @@ export const registrationRequestSchema = v.object({
   sessionPayload: v.optional(jsonValue),
   /** The sender's own note: kept, never acted on, even when it lies in the past. */
   expiresAt: v.optional(isoTimestamp),
-  agentSessionId: v.optional(v.pipe(v.string(), v.maxLength(256, "must be at most 256 characters"))),
+  agentSessionId: v.optional(
+    v.pipe(v.string(), v.nonEmpty("must not be empty"), v.maxLength(256, "must be at most 256 characters")),
+  ),
   transport: v.optional(transportSchema),
   metadata: v.optional(jsonObject),
 });
