@@ -1,6 +1,7 @@
 /** Conversations: `…/new`, `…/list`, `…/:id`, `…/:id/message` and `…/:id/token`. */
 import { Hono } from "hono/tiny";
 import * as v from "valibot";
+import { tokenRequestSchema } from "../lib/agent-conversations.ts";
 import { issueConversationToken } from "../lib/auth/conversation-token.ts";
 import {
   type Message,
@@ -10,7 +11,7 @@ import {
 } from "../lib/conversation-store.ts";
 import { appendMessage, createConversation } from "../lib/conversations.ts";
 import { stringifyJson, validate } from "../lib/json.ts";
-import { conversationIdOf, isAgentSessionId } from "../lib/keys.ts";
+import { conversationIdOf } from "../lib/keys.ts";
 import type { Caller } from "../lib/registration.ts";
 import { REPORT_ID } from "../lib/report.ts";
 import type {
@@ -86,13 +87,6 @@ export const conversations = new Hono<AppEnv>()
     const others = await Promise.all([states.delete(conversationId), memories.clearSession(conversationId)]);
     return c.json<DeletedAnswer>({ success: true, deleted: deleted || others.includes(true) });
   });
-
-export const tokenRequestSchema = v.object({
-  /** Which agent conversation the token's holder talks to: the server's word, which opens the monitor. */
-  agentSessionId: v.optional(
-    v.pipe(v.string(), v.check(isAgentSessionId, "must be 1 to 128 letters, digits, dashes or underscores")),
-  ),
-});
 
 export const deletionSchema = v.object({
   /** Whether the state and the memory of the same id go too. */

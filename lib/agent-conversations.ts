@@ -16,6 +16,13 @@ const recordSchema = v.object({
   isClaimed: v.optional(v.boolean()),
 });
 
+export const tokenRequestSchema = v.object({
+  /** Which agent conversation the token's holder talks to: the server's word, which opens the monitor. */
+  agentSessionId: v.optional(
+    v.pipe(v.string(), v.check(isAgentSessionId, "must be 1 to 128 letters, digits, dashes or underscores")),
+  ),
+});
+
 export interface AgentConversations {
   /** Notes whose it is, for as long as a conversation lives. The newest word counts. Ids that no agent has are left out. */
   set(agentSessionId: string, conversationId: string): Promise<void>;

@@ -22,7 +22,7 @@ import { InvalidRequestError } from "./errors.ts";
 import { isJsonObject, isoTimestamp, type JsonObject, jsonObject, jsonValue, validate } from "./json.ts";
 import { keys } from "./keys.ts";
 import type { Logger } from "./log.ts";
-import type { Storage } from "./storage/storage.ts";
+import type { Storage, TextStorage } from "./storage/storage.ts";
 import { createTtlStore } from "./ttl-store.ts";
 
 /** A constant, not a setting: what lives longer is not a live session. */
@@ -41,6 +41,9 @@ export const registrationRequestSchema = v.object({
   transport: v.optional(transportSchema),
   metadata: v.optional(jsonObject),
 });
+
+/** A registration as it is asked for, in fields that are known; others are kept. */
+export type RegistrationRequest = v.InferInput<typeof registrationRequestSchema>;
 
 /** What was asked to be registered, before it has an id or a time. */
 export type Registration = v.InferOutput<typeof registrationRequestSchema> & {
@@ -153,7 +156,10 @@ export interface SessionStore {
   parse(conversationId: string, text: string): SessionRecord | null;
 }
 
-export function createSessionStore(storage: Storage, log: Logger): SessionStore {
+/** What sessions are kept in. */
+export type SessionStorage = TextStorage & Pick<Storage, "ttl">;
+
+export function createSessionStore(storage: SessionStorage, log: Logger): SessionStore {
   const records = createTtlStore({
     storage,
     log,

@@ -47,6 +47,8 @@ export const bindingsOver = ({ url, token }: { url: string; token: string }) => 
 export const OUTBOUND = "outside";
 /** The names of the Worker under test, and of the one whose classes stand in for its objects. */
 const [NAME, OBJECTS] = ["worker", "objects"];
+/** The name of the Worker that has a service binding to the one under test. */
+export const BOUND = "bound";
 
 const compatibilityDate =
   /^compatibility_date = "(.*)"$/m.exec(readFileSync("wrangler.toml", "utf8"))?.[1] ?? "";
@@ -64,6 +66,8 @@ export type TestWorkerOptions = {
   directory?: string;
   /** Lets the objects of conversations log `object.constructed`. */
   countsObjects?: boolean;
+  /** The source of a Worker that has a service binding, `EDGE`, to the entrypoint of the Worker under test. */
+  bound?: string;
   /** Rate limiters by the name of their binding. Without any, nothing is limited. */
   rateLimits?: Record<string, RateLimitOptions>;
 };
@@ -79,6 +83,7 @@ export async function startWorker(
     objects,
     directory: persisted,
     countsObjects = false,
+    bound,
   }: TestWorkerOptions = {},
 ): Promise<TestWorker> {
   const lines: string[] = [];
@@ -112,6 +117,13 @@ export async function startWorker(
       Object.entries(CLASSES).map(([binding, className]) => [binding, { className, useSQLite: true }]),
     ),
   } as const;
+  const caller = {
+    name: BOUND,
+    modules: true,
+    script: bound ?? "",
+    compatibilityDate,
+    serviceBindings: { EDGE: { name: NAME, entrypoint: "AgentSessions" } },
+  } as const;
   const miniflare = new Miniflare({
     ...convertV4MiniflareOptions({
       workers: [
@@ -119,6 +131,7 @@ export async function startWorker(
         ...others.map((own, i) => instance(`${NAME}-${i + 1}`, { ...bindings, ...own })),
         ...(outbound === undefined ? [] : [outside]),
         ...(objects === undefined ? [] : [standIns]),
+        ...(bound === undefined ? [] : [caller]),
       ],
       handleStructuredLogs: ({ message }) => {
         lines.push(message);

@@ -12,7 +12,7 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { app } from "../../functions/app.ts";
-import { type ProblemCode, STATUS_OF_CODE } from "../../functions/problem.ts";
+import { type ProblemCode, STATUS_OF_CODE } from "../../functions/problem-codes.ts";
 import { type AgentBehaviour, startAgent, type TestAgent } from "../support/agent.ts";
 import { asDescribed } from "../support/contract.ts";
 import { type Fault, type FaultyGateway, startFaultyGateway } from "../support/faulty-gateway.ts";
