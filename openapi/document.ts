@@ -8,46 +8,8 @@ import { componentSchemas, NAMED } from "./named.ts";
 import { ELSEWHERE, MAYBE_HEADERS, PROBLEM_CODES, PROBLEMS } from "./problems.ts";
 import { type Answer, type Credential, type Parameter, ROUTES, type Route, TAGS } from "./routes.ts";
 import { type JsonSchema, type Schema, schemaOf } from "./schemas.ts";
-
-type Reference = { $ref: string };
-export type Header = { description: string; required?: boolean; schema: JsonSchema };
-export type MediaType = { schema: JsonSchema; example?: unknown };
-export type Response = {
-  description: string;
-  headers: Record<string, Reference>;
-  content?: Record<string, MediaType>;
-};
-export type DocumentedParameter = {
-  name: string;
-  in: "path" | "query" | "header";
-  required: boolean;
-  description: string;
-  schema: JsonSchema;
-};
-export type Operation = {
-  operationId: string;
-  tags: string[];
-  summary: string;
-  description?: string;
-  security: Record<string, never[]>[];
-  parameters?: (DocumentedParameter | Reference)[];
-  requestBody?: { required: boolean; content: Record<string, MediaType> };
-  responses: Record<string, Response | Reference>;
-};
-export type Document = {
-  openapi: string;
-  info: { title: string; version: string; summary: string; description: string; license: object };
-  servers: object[];
-  tags: { name: string; description: string }[];
-  paths: Record<string, Record<string, Operation>>;
-  components: {
-    securitySchemes: Record<string, { type: string; description: string; [field: string]: unknown }>;
-    parameters: Record<string, DocumentedParameter>;
-    headers: Record<string, Header>;
-    responses: Record<string, Response>;
-    schemas: Record<string, JsonSchema>;
-  };
-};
+import type { Document, DocumentedParameter, Header, Operation, Reference, Response } from "./shape.ts";
+import { UNSPOKEN_HEADERS } from "./shape.ts";
 
 /** What every answer has, whatever it is. */
 export const ALWAYS: readonly string[] = ["x-request-id", "cache-control"];
@@ -78,18 +40,6 @@ const HEADERS: Record<string, Header> = {
     schema: { type: "string" },
   },
 };
-
-/** Headers that any answer may have, and that no client needs to look at. */
-export const UNSPOKEN_HEADERS: readonly string[] = [
-  "cross-origin-resource-policy",
-  "referrer-policy",
-  "strict-transport-security",
-  "x-content-type-options",
-  "x-frame-options",
-  "access-control-allow-origin",
-  "access-control-expose-headers",
-  "vary",
-];
 
 const SECURITY_SCHEMES: Document["components"]["securitySchemes"] = {
   apiToken: { type: "http", scheme: "bearer", description: "The API token, of a server." },

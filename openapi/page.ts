@@ -3,15 +3,9 @@
  * own that the Content-Security-Policy names by its digest.
  */
 import { createHash } from "node:crypto";
-import {
-  ALWAYS,
-  type Document,
-  type DocumentedParameter,
-  type MediaType,
-  type Operation,
-  type Response,
-} from "./document.ts";
+import { ALWAYS } from "./document.ts";
 import type { JsonSchema } from "./schemas.ts";
+import type { Document, DocumentedParameter, MediaType, Operation, Response } from "./shape.ts";
 
 const STYLE = `
 :root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 18%, transparent); }
