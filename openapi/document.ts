@@ -2,7 +2,7 @@
  * The description of the API, OpenAPI 3.1, put together from the routes, the schemas that validate and the codes of
  * problems. https://spec.openapis.org/oas/v3.1.1
  */
-import { type ProblemCode, STATUS_OF_CODE } from "../functions/problem.ts";
+import { type ProblemCode, STATUS_OF_CODE } from "../functions/problem-codes.ts";
 import packageJson from "../package.json" with { type: "json" };
 import { componentSchemas, NAMED } from "./named.ts";
 import { ELSEWHERE, MAYBE_HEADERS, PROBLEM_CODES, PROBLEMS } from "./problems.ts";

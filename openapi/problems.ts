@@ -1,5 +1,5 @@
 /** What the codes of problems mean, and which headers an answer with one always has. */
-import { type ProblemCode, STATUS_OF_CODE } from "../functions/problem.ts";
+import { type ProblemCode, STATUS_OF_CODE } from "../functions/problem-codes.ts";
 
 type ProblemText = { means: string; headers?: readonly string[] };
 
