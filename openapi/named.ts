@@ -1,7 +1,7 @@
 /** The schemas that have a name in the document, and what is said of them and of their fields. */
 import * as v from "valibot";
 import * as answers from "../functions/answers.ts";
-import { tokenRequestSchema } from "../functions/conversations.ts";
+import { tokenRequestSchema } from "../lib/agent-conversations.ts";
 import { acknowledgementSchema } from "../functions/results.ts";
 import { sessionChangesSchema, sessionStateSchema } from "../lib/assistant-session.ts";
 import { newConversationSchema, newMessageSchema } from "../lib/conversation-store.ts";

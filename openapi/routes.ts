@@ -3,7 +3,7 @@ import * as v from "valibot";
 import { toolQuerySchema } from "../functions/agent-tools.ts";
 import * as answers from "../functions/answers.ts";
 import { deletionSchema } from "../functions/conversations.ts";
-import type { ProblemCode } from "../functions/problem.ts";
+import type { ProblemCode } from "../functions/problem-codes.ts";
 import { DEFAULT_RESULT_LIMIT, resultQuerySchema } from "../functions/results.ts";
 import { DEFAULT_TASK_LIMIT, taskQuerySchema } from "../functions/tasks.ts";
 import { listLimitSchema } from "../lib/conversation-store.ts";

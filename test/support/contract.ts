@@ -1,6 +1,6 @@
 /** Holds what the Worker answers against the document that it serves: every answer that any test gets. */
 import { Ajv2020, type ValidateFunction } from "ajv/dist/2020.js";
-import type { ProblemCode } from "../../functions/problem.ts";
+import type { ProblemCode } from "../../functions/problem-codes.ts";
 import type { Response as Described, Document, Header, Operation } from "../../openapi/document.ts";
 import { UNSPOKEN_HEADERS } from "../../openapi/document.ts";
 import { ELSEWHERE, PROBLEMS } from "../../openapi/problems.ts";

@@ -5,7 +5,7 @@ import fc from "fast-check";
 import * as v from "valibot";
 import { describe, expect, test } from "vitest";
 import { app } from "../../functions/app.ts";
-import { STATUS_OF_CODE } from "../../functions/problem.ts";
+import { STATUS_OF_CODE } from "../../functions/problem-codes.ts";
 import { isNoResultId } from "../../lib/conversation-store.ts";
 import { jsonNumber } from "../../lib/json.ts";
 import { isAgentSessionId, isConversationId, isRequestId } from "../../lib/keys.ts";
