@@ -40,6 +40,7 @@ export function useAgentSession(options: UseAgentSessionOptions): UseAgentSessio
         conversationId,
         getToken: () => latest.current.getToken?.() ?? latest.current.token ?? "",
         onPush: (push) => latest.current.onPush?.(push),
+        onProgress: (progress) => latest.current.onProgress?.(progress),
         onStatus(to) {
           setStatus(to);
           latest.current.onStatus?.(to);

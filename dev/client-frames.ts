@@ -64,8 +64,8 @@ export function describeFrame(frame: ClientFrame): string | null {
   }
 }
 
-/** Without what would move the cursor of a terminal. */
-function oneLine(text: string): string {
+/** A text for people, without what would move the cursor of a terminal. */
+export function oneLine(text: string): string {
   const line = text.replaceAll(/[\s\p{Cc}]+/gu, " ").trim();
   return line.length > PRINTED_CHARACTERS ? `${line.slice(0, PRINTED_CHARACTERS)}…` : line;
 }

@@ -1,7 +1,7 @@
 /**
  * ElevenLabs for a laptop, and for tests: as much of its API as the product and the official SDK use for a
  * conversation in text. Its agent has no voice and no model. It says, in one human line each, what it is told, and
- * answers in a sentence that repeats it.
+ * answers in a sentence that repeats it; who asks it to research something lets it call its server tool.
  *
  * - `GET /v1/convai/conversation/get-signed-url?agent_id=` with the key in `xi-api-key`
  * - WebSocket `/v1/convai/conversation?agent_id=[&conversation_signature=]`, where each connection is a new
@@ -21,8 +21,8 @@ import type {
   Ping,
 } from "@elevenlabs/types";
 import { type WebSocket, WebSocketServer } from "ws";
-import { type ClientFrame, describeFrame, parseClientFrame } from "./client-frames.ts";
-import { replyTo } from "./provider-reply.ts";
+import { type ClientFrame, describeFrame, oneLine, parseClientFrame } from "./client-frames.ts";
+import { progressIn, replyTo, type Wish, wishIn } from "./provider-reply.ts";
 
 export type ServerFrame = ConversationMetadata | Ping | AgentChatResponsePart | AgentResponse | Interruption;
 
@@ -32,6 +32,8 @@ export type FakeProviderOptions = {
   host?: string;
   /** What must come as `xi-api-key`; without it no key is good. */
   apiKey?: string;
+  /** The server tool of its agents: its URL, and what its secret header is. Without it they have none. */
+  tool?: { url: string; secret: string };
   /** The pause before each few words of an answer. Default 0: it comes at once. */
   pauseMs?: number;
   /** Before each ping. Default 2,000. */
@@ -92,6 +94,8 @@ const SIGNATURE_LIFETIME_MS = 15 * 60_000;
 const MAX_FRAME_BYTES = 1024 * 1024;
 const UNTIL_LIMIT_MS = 10_000;
 const WORDS_AT_ONCE = 3;
+/** How long an agent's tool waits for a result where its user does, in seconds; and how long it has in all, in ms. */
+const [TOOL_WAITS_SECONDS, TOOL_LIMIT_MS] = [20, 30_000];
 
 const NORMAL = 1000;
 const GOING_AWAY = 1001;
@@ -111,7 +115,7 @@ type Signature = { agentId: string; conversationId: string | undefined; expiresA
  */
 export async function startFakeProvider(options: FakeProviderOptions = {}): Promise<FakeProvider> {
   const { port = 0, host = "127.0.0.1", apiKey, pauseMs = 0, pingEveryMs = 2_000 } = options;
-  const { now = Date.now, onFrame, log = console.log } = options;
+  const { now = Date.now, onFrame, log = console.log, tool } = options;
   const conversations: ProviderConversation[] = [];
   const signatures = new Map<string, Signature>();
   const watchers = new Set<() => void>();
@@ -197,6 +201,8 @@ export async function startFakeProvider(options: FakeProviderOptions = {}): Prom
     const noted: string[] = [];
     const said: string[] = [];
     let notedUntil = 0;
+    /** Whose results its tool has answered with. */
+    const answered = new Set<string>();
     let lastEventId = 0;
     let interruptions = 0;
     let unanswered = 0;
@@ -233,6 +239,32 @@ export async function startFakeProvider(options: FakeProviderOptions = {}): Prom
       changed();
     }
 
+    /** Calls the tool, as one that is configured with a URL, a secret header and a body. Returns what is to be said. */
+    async function callTool({ url, secret }: { url: string; secret: string }, wish: Wish): Promise<string> {
+      const body = JSON.stringify({
+        tool_name: "research",
+        tool_args: { query: wish.query },
+        conversation_id: facts.id,
+      });
+      log(`demo agent calls its tool${wish.waits ? " and waits" : ""}: ${oneLine(body)}`);
+      try {
+        const response = await fetch(wish.waits ? `${url}?wait=${TOOL_WAITS_SECONDS}` : url, {
+          method: "POST",
+          headers: { "content-type": "application/json", "x-webhook-secret": secret },
+          body,
+          signal: AbortSignal.timeout(TOOL_LIMIT_MS),
+        });
+        const { say, result } = (await response.json()) as {
+          say?: string;
+          result?: { requestId: string; status: string };
+        };
+        if (result?.status === "completed") answered.add(result.requestId);
+        return say ?? `My tool answers ${response.status}.`;
+      } catch {
+        return "My tool does not answer.";
+      }
+    }
+
     function hear(frame: ClientFrame): void {
       frames.push(frame);
       if (!("type" in frame)) return;
@@ -240,11 +272,19 @@ export async function startFakeProvider(options: FakeProviderOptions = {}): Prom
       if (frame.type !== "user_message") return;
       const text = frame.text ?? `(rich content ${frame.rich_content_id})`;
       told.push(text);
-      const reply = replyTo(text, noted.slice(notedUntil));
-      notedUntil = noted.length;
+      const wish = wishIn(text);
+      const reply = tool !== undefined && wish !== null ? callTool(tool, wish) : replyTo(text, news());
       if (unanswered > 0) interruptions++;
       unanswered++;
-      talking = talking.then(() => say(reply));
+      talking = talking.then(async () => say(await reply));
+    }
+
+    /** What it was told silently since it last told of that, but how far tasks are whose results it has told. */
+    function news(): string[] {
+      const isOver = (context: string) => progressIn(context).some(([requestId]) => answered.has(requestId));
+      const known = noted.slice(notedUntil).filter((context) => !isOver(context));
+      notedUntil = noted.length;
+      return known;
     }
 
     const conversation: ProviderConversation = {

@@ -15,8 +15,8 @@ const DOCS = join(import.meta.dirname, "../docs");
 const VIEWPORT = { width: 640, height: 690 };
 
 const SAID: Record<PageName, string> = {
-  relay: "Find me a supplier who delivers this week",
-  proxy: "Book a table for tonight, and tell me when it is done",
+  relay: "Research suppliers who deliver this week",
+  proxy: "Research suppliers in Bonn",
 };
 
 const executable = findChromium();
@@ -51,12 +51,9 @@ try {
     );
     await page.fill("#text", SAID[name]);
     await page.press("#text", "Enter");
-    await page.getByText("when a task has finished.").waitFor();
-    // Until nobody speaks, which no page shows, its runner would be told to wait.
-    await page.waitForTimeout(1_000);
-    await page.click("#finish");
-    await page.locator("#transcript .agent").nth(1).waitFor();
-    await page.getByText("Its runner was told:").waitFor();
+    // The example runner takes some seconds.
+    await page.getByText("Your task research has finished:").waitFor();
+    await page.locator('#tasks [data-state="done"]').waitFor();
     await page.mouse.move(0, 0);
     await page.evaluate("document.activeElement.blur()");
     const path = join(DOCS, `${name}.png`);

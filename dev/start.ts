@@ -1,7 +1,7 @@
 /**
  * `npm start`: the whole product on a laptop. A stand-in for ElevenLabs, the Worker in `wrangler dev`, two example
- * pages, and where REDIS_URL or REDIS_HOST names a Redis, the REST gateway to it. Then three curl lines that tell the
- * story without a page.
+ * pages, an example runner, and where REDIS_URL or REDIS_HOST names a Redis, the REST gateway to it. Then a few curl
+ * lines that tell the story without a page.
  *
  * It is as closed as a deployment: secrets that nobody has set are made, and kept in the state folder.
  *
@@ -25,12 +25,13 @@ import {
   upstashFromRedisUrl,
   VARIABLE_NAMES,
 } from "../lib/config.ts";
-import { ELEVENLABS_HOSTS } from "../lib/push/push-target.ts";
+import { checkOutboundTarget, ELEVENLABS_HOSTS } from "../lib/push/push-target.ts";
 import { type ExampleSite, startExampleSite } from "./example-site.ts";
 import { startFakeProvider } from "./fake-provider.ts";
 import { startGateway } from "./gateway.ts";
 import { keepLog } from "./log-file.ts";
 import { newSecret } from "./new-secret.ts";
+import { startRunner } from "./runner.ts";
 
 /** Says in one sentence why nothing can be started or has ended; printed without a stack. */
 class StartFailure extends Error {}
@@ -90,7 +91,12 @@ async function main(): Promise<void> {
   // Whoever names an API of ElevenLabs, or has a key of it, wants to talk to that one.
   const usesStandIn = given.ELEVENLABS_API_URL === undefined && given.ELEVENLABS_API_KEY === undefined;
   const apiKey = randomBytes(32).toString("base64url");
-  const provider = await startFakeProvider({ apiKey, pauseMs: READING_PAUSE_MS });
+  const url = `http://${HOST}:${port}`;
+  const provider = await startFakeProvider({
+    apiKey,
+    pauseMs: READING_PAUSE_MS,
+    tool: { url: `${url}/agent-tools`, secret: firstOf(given.WEBHOOK_SECRET ?? secrets.WEBHOOK_SECRET) },
+  });
   endings.push(() => provider.close());
   const variables: Variables = {
     ...DEFAULTS,
@@ -107,7 +113,7 @@ async function main(): Promise<void> {
     throw new StartFailure(["The configuration is not usable:", ...problems].join("\n"));
   }
 
-  const url = `http://${HOST}:${port}`;
+  await provideRunner(variables, parsed.config);
   const site = await provideSite({ url, port, variables, config: parsed.config });
   variables.ALLOWED_ORIGINS = [...parsed.config.allowedOrigins, ...site.origins].join(",");
   const worker = startWorker({ port, stateDirectory, variables });
@@ -122,6 +128,7 @@ async function main(): Promise<void> {
     site,
     storage,
     made,
+    hasRunner: variables.TOOL_RUNNER_URL !== undefined,
     requireAuth: parsed.config.requireAuth,
   });
   await worker.ended;
@@ -200,6 +207,23 @@ async function provideStorage(variables: Variables): Promise<string> {
   }
 }
 
+/** Starts the example runner, unless another one is named, or the Worker must not send anything to this machine. */
+async function provideRunner(variables: Variables, { pushAllowedHosts }: Config): Promise<void> {
+  if (variables.TOOL_RUNNER_URL !== undefined) return;
+  if (!checkOutboundTarget(`http://${HOST}`, pushAllowedHosts).ok) return;
+  const runner = await startRunner({
+    signingSecrets: [firstOf(variables.SIGNING_SECRET)],
+    webhookSecret: firstOf(variables.WEBHOOK_SECRET),
+  });
+  endings.push(() => runner.close());
+  variables.TOOL_RUNNER_URL = runner.url;
+}
+
+/** The first entry of a list that commas separate. */
+function firstOf(list = ""): string {
+  return list.split(",")[0]?.trim() ?? "";
+}
+
 /**
  * Starts the example pages at PAGES_PORT, or else at the port behind the Worker's, or at any free one where that is
  * taken.
@@ -211,13 +235,13 @@ async function provideSite(facts: {
   config: Config;
 }): Promise<ExampleSite> {
   const { url, port, variables, config } = facts;
-  const secret = (name: SecretVariable) => variables[name]?.split(",")[0]?.trim() ?? "";
+  const secret = (name: SecretVariable) => firstOf(variables[name]);
   const start = (port: number) =>
     startExampleSite({
       port,
       edgeUrl: url,
       providerUrl: config.elevenLabs.apiUrl,
-      agentId: variables.ELEVENLABS_AGENT_IDS?.split(",")[0]?.trim() ?? "",
+      agentId: firstOf(variables.ELEVENLABS_AGENT_IDS),
       apiToken: secret("API_TOKEN"),
       webhookSecret: secret("WEBHOOK_SECRET"),
       // The same at every start, so that an open page goes on.
@@ -391,10 +415,12 @@ function printStory(facts: {
   site: ExampleSite;
   storage: string;
   requireAuth: boolean;
+  /** Whether anybody does what an agent's tool calls ask for. */
+  hasRunner: boolean;
   /** The secrets that nobody but this program has set. */
   made: Variables;
 }): void {
-  const { url, agentUrl, site, storage, requireAuth, made } = facts;
+  const { url, agentUrl, site, storage, requireAuth, hasRunner, made } = facts;
   // Results are delivered once per requestId, and records survive a restart: every start tells a new story.
   const requestId = `demo-${randomBytes(4).toString("hex")}`;
   const session = JSON.stringify({ sessionUrl: agentUrl });
@@ -404,6 +430,11 @@ function printStory(facts: {
     toolName: "research",
     output: "The report is ready: three suppliers, the cheapest is Acme.",
   });
+  const toolCall = JSON.stringify({
+    tool_name: "research",
+    tool_args: { query: "suppliers in Bonn" },
+    conversationId: CONVERSATION_ID,
+  });
   // One of ours is printed, so that the line can be pasted. One that was set is taken by the shell that runs the
   // line, the first of its list, and is not printed.
   const credential = (name: SecretVariable) =>
@@ -411,7 +442,8 @@ function printStory(facts: {
   const json = "-H 'content-type: application/json'";
   console.log(`
 edge-agent-sessions runs at ${url} (storage: ${storage}).
-Two pages show it: talk, finish a task, reload meanwhile, and hear of it all the same.
+Two pages show it: talk, finish a task, reload meanwhile, and hear of it all the same. Say "research suppliers in Bonn",
+and the agent starts the task itself.
   ${site.pageUrl("relay")}
   ${site.pageUrl("proxy")}
 A demo agent listens at ${agentUrl} and says here what it hears. Ctrl-C ends everything.
@@ -425,6 +457,17 @@ curl -X POST ${url}/callback ${json}${credential("WEBHOOK_SECRET")} -d '${callba
 
 3. The conversation remembers:
 curl ${url}/agent-conversations/api/${CONVERSATION_ID}${credential("API_TOKEN")}
+`);
+  if (!hasRunner) return;
+  const callTool = (query: string) =>
+    `curl -X POST '${url}/agent-tools${query}' ${json}${credential("WEBHOOK_SECRET")} -d '${toolCall}'`;
+  console.log(`The whole circle, with the session of 1:
+
+4. The agent calls a tool. It is told what to say meanwhile; a runner works, the agent knows how far it is, and speaks of the result:
+${callTool("")}
+
+5. The same, where the tool call can wait: its answer is the result, and nothing is pushed:
+${callTool("?wait=20")}
 `);
 }
 

@@ -1,10 +1,11 @@
 /** `/agent-tools`: the agent calls a tool whose work takes long. */
 import * as v from "valibot";
 import { AppError } from "../lib/errors.ts";
-import { validate } from "../lib/json.ts";
+import { stringifyJson, validate } from "../lib/json.ts";
 import { logFailure } from "../lib/log.ts";
 import { parseToolCall } from "../lib/task.ts";
 import { refuseTool, startTask, type ToolAnswer, type ToolRefusal } from "../lib/tasks.ts";
+import type { ToolAnswerBody } from "./answers.ts";
 import { readJsonObject } from "./body.ts";
 import type { AppContext } from "./context.ts";
 import { limitConversation } from "./rate-limit.ts";
@@ -13,7 +14,7 @@ import { limitConversation } from "./rate-limit.ts";
 const MAX_WAIT_SECONDS = 290;
 const message = `must be a whole number of seconds from 0 to ${MAX_WAIT_SECONDS}`;
 
-const querySchema = v.object({
+export const toolQuerySchema = v.object({
   wait: v.pipe(
     v.optional(v.string(), "0"),
     v.regex(/^\d{1,3}$/, message),
@@ -24,7 +25,8 @@ const querySchema = v.object({
 
 /** Agents speak what their tools answer, so whoever was let in is answered 200, with words that can be spoken. */
 export async function handleAgentTool(c: AppContext): Promise<Response> {
-  return c.json(await answerOf(c));
+  const body: ToolAnswerBody = await answerOf(c);
+  return c.body(stringifyJson(body), 200, { "content-type": "application/json" });
 }
 
 async function answerOf(c: AppContext): Promise<ToolAnswer> {
@@ -32,7 +34,7 @@ async function answerOf(c: AppContext): Promise<ToolAnswer> {
   const { runner } = config.outbound;
   if (!config.featureEnabled || runner === null) return refuseTool("feature_disabled");
   try {
-    const { wait } = validate(querySchema, c.req.query());
+    const { wait } = validate(toolQuerySchema, c.req.query());
     const call = parseToolCall(await readJsonObject(c), c.req.header("system__conversation_id"));
     await limitConversation(c, "task", call.conversationId ?? `agent:${call.agentSessionId ?? ""}`);
     const callbackUrl = new URL("/callback", c.req.url).href;

@@ -12,6 +12,7 @@ import {
 } from "../lib/elevenlabs.ts";
 import { InvalidRequestError } from "../lib/errors.ts";
 import { conversationIdOf } from "../lib/keys.ts";
+import type { SignedUrlAnswer } from "./answers.ts";
 import { requireConversationAccess, requireWebSocket, subprotocolsOf } from "./auth.ts";
 import type { AppContext, AppEnv } from "./context.ts";
 import { ProblemError } from "./problem.ts";
@@ -32,7 +33,7 @@ export const agents = new Hono<AppEnv>()
       ]);
     }
     const webSocket = await c.var.core.live.connect(conversationId, agentId, sdkParametersOf(c));
-    const headers = { "sec-websocket-protocol": CONVERSATION_SUBPROTOCOL };
+    const headers = { "sec-websocket-protocol": CONVERSATION_SUBPROTOCOL, "x-request-id": c.var.requestId };
     return new Response(null, { status: 101, webSocket, headers });
   })
 
@@ -43,7 +44,7 @@ export const agents = new Hono<AppEnv>()
     const { now } = c.var.core;
     const expiresAt = new Date(now() + SIGNED_URL_LIVES_MS).toISOString();
     const answer = await fetchSignedUrl(c.var.config.elevenLabs, agentId);
-    if ("signedUrl" in answer) return c.json({ signedUrl: answer.signedUrl, expiresAt });
+    if ("signedUrl" in answer) return c.json<SignedUrlAnswer>({ signedUrl: answer.signedUrl, expiresAt });
     const { failure, status } = answer;
     c.get("log").warn("provider.failed", { conversationId, failure, status });
     throw failure === "unreachable"

@@ -8,11 +8,17 @@ import { Hono } from "hono/tiny";
 import { createLogger } from "../lib/log.ts";
 import { handleAgentTool } from "./agent-tools.ts";
 import { agents } from "./agents.ts";
-import { requireOperator, requireOwnMachine, requireWebhookCredential } from "./auth.ts";
+import {
+  requireOperator,
+  requireOwnMachine,
+  requireToolCredential,
+  requireWebhookCredential,
+} from "./auth.ts";
 import { handleCallback } from "./callbacks.ts";
 import { configOf, coreFor } from "./compose.ts";
 import type { AppContext, AppEnv } from "./context.ts";
 import { conversations } from "./conversations.ts";
+import { handleDocs, handleDocument } from "./docs.ts";
 import { handleConfig, handleConfigHealth, handleHealth } from "./health.ts";
 import { answerError, ProblemError } from "./problem.ts";
 import { limitClient } from "./rate-limit.ts";
@@ -64,10 +70,12 @@ app.use(requireOwnMachine);
 app.use(answerOrigin);
 app.use(limitClient);
 app.get("/health", handleHealth);
+app.get("/openapi.json", handleDocument);
+app.get("/docs", handleDocs);
 app.get("/config", requireOperator, handleConfig);
 app.get("/config/health", requireOperator, handleConfigHealth);
 app.use(loadCore);
-app.post("/agent-tools", requireWebhookCredential, handleAgentTool);
+app.post("/agent-tools", requireToolCredential, handleAgentTool);
 app.use(requireFeature);
 app.post("/callback", requireWebhookCredential, handleCallback);
 app.route("/agent-conversations/api", api);

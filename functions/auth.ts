@@ -21,6 +21,7 @@ import { configOf } from "./compose.ts";
 import type { AppContext, AppEnv } from "./context.ts";
 import { ProblemError } from "./problem.ts";
 import { limitFailedLogins } from "./rate-limit.ts";
+import { isVouchedFor } from "./vouched.ts";
 
 /**
  * With authentication off, answers nobody but this machine under its own name: a page elsewhere, or a name that
@@ -30,7 +31,7 @@ import { limitFailedLogins } from "./rate-limit.ts";
 export const requireOwnMachine = createMiddleware<AppEnv>(async (c, next) => {
   const parsed = configOf(c.env);
   const { requireAuth } = parsed.ok ? parsed.config : accessOf(c.env);
-  if (!requireAuth && !isOwnMachine(c)) {
+  if (!requireAuth && !isVouchedFor(c) && !isOwnMachine(c)) {
     throw new ProblemError(
       "misdirected_request",
       "Authentication is off, so only this machine is answered, under a loopback name.",
@@ -60,16 +61,19 @@ export const requireOperator = createMiddleware<AppEnv>(async (c, next) => {
 });
 
 async function requireServer(c: AppContext, access: Access): Promise<void> {
-  const { requireAuth, apiTokens } = access;
-  if (!requireAuth || (await matchesAnySecret(bearerOf(c), apiTokens))) {
+  if (await isServer(c, access)) {
     c.set("caller", { kind: "server" });
     return;
   }
-  requireConfigured("API_TOKEN", apiTokens);
+  requireConfigured("API_TOKEN", access.apiTokens);
   const check = await tokenCheck(c, "", access);
   // A good token of some conversation is not enough here.
   const isToken = !check.ok && check.reason === "wrong_conversation";
   throw isToken ? await forbidden(c) : await unauthorized(c, "api_token");
+}
+
+async function isServer(c: AppContext, { requireAuth, apiTokens }: Access): Promise<boolean> {
+  return !requireAuth || isVouchedFor(c) || (await matchesAnySecret(bearerOf(c), apiTokens));
 }
 
 /** For a browser and its server: the token of the conversation in the path, or the API token. */
@@ -79,8 +83,8 @@ export const requireConversationAccess = createMiddleware<AppEnv>(async (c, next
 });
 
 async function callerOf(c: AppContext, access: Access): Promise<Caller> {
-  const { requireAuth, apiTokens, sessionTokenSecrets } = access;
-  if (!requireAuth || (await matchesAnySecret(bearerOf(c), apiTokens))) return { kind: "server" };
+  const { apiTokens, sessionTokenSecrets } = access;
+  if (await isServer(c, access)) return { kind: "server" };
   const check = await tokenCheck(c, c.req.param("id") ?? "", access);
   if (check.ok) return { kind: "page", agentSessionId: check.agentSessionId };
   requireConfigured("API_TOKEN", apiTokens);
@@ -97,15 +101,24 @@ function tokenCheck(c: AppContext, conversationId: string, access: Access): Prom
  * For webhooks: a Standard Webhooks signature, else an ElevenLabs signature, else the shared secret. The
  * first of them that is there decides, over the bytes as they came; nothing has been parsed yet.
  */
-export const requireWebhookCredential = createMiddleware<AppEnv>(async (c, next) => {
-  const { requireAuth, webhookSecrets: secrets } = c.var.config;
-  if (requireAuth) {
-    requireConfigured("WEBHOOK_SECRET", secrets);
-    const refusal = await refusalOfWebhook(c, secrets);
-    if (refusal !== null) throw await unauthorized(c, refusal);
-  }
-  await next();
-});
+export const requireWebhookCredential = webhookCredential(
+  ({ var: { config } }) => config.webhookRequiresSignature,
+);
+
+/** For the tools of an agent: likewise, but they need not sign, because ElevenLabs' tools cannot. */
+export const requireToolCredential = webhookCredential(() => false);
+
+function webhookCredential(mustSign: (c: AppContext) => boolean) {
+  return createMiddleware<AppEnv>(async (c, next) => {
+    const { requireAuth, webhookSecrets: secrets } = c.var.config;
+    if (requireAuth && !isVouchedFor(c)) {
+      requireConfigured("WEBHOOK_SECRET", secrets);
+      const refusal = await refusalOfWebhook(c, secrets, mustSign(c));
+      if (refusal !== null) throw await unauthorized(c, refusal);
+    }
+    await next();
+  });
+}
 
 const STANDARD_HEADERS = ["webhook-id", "webhook-timestamp", "webhook-signature"] as const;
 const ELEVENLABS_HEADER = "elevenlabs-signature";
@@ -117,7 +130,11 @@ export function webhookForm(c: AppContext): "standard" | "elevenlabs" | "shared_
 }
 
 /** Why the webhook is not believed; null where it is. */
-async function refusalOfWebhook(c: AppContext, secrets: readonly string[]): Promise<string | null> {
+async function refusalOfWebhook(
+  c: AppContext,
+  secrets: readonly string[],
+  mustSign: boolean,
+): Promise<string | null> {
   const now = Date.now();
   switch (webhookForm(c)) {
     case "standard": {
@@ -132,7 +149,7 @@ async function refusalOfWebhook(c: AppContext, secrets: readonly string[]): Prom
       return check.ok ? null : check.reason;
     }
     case "shared_secret": {
-      if (c.var.config.webhookRequiresSignature) return "signature_required";
+      if (mustSign) return "signature_required";
       const shared =
         c.req.header("authorization") === undefined
           ? (c.req.header("x-el-secret") ?? c.req.header("x-webhook-secret") ?? "")

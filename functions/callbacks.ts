@@ -5,6 +5,7 @@ import { conversationIdOf, isTaskId } from "../lib/keys.ts";
 import { type CallbackAnswer, outcomeOf } from "../lib/live/delivery.ts";
 import { isReport, takeReport } from "../lib/report.ts";
 import { isProgress, parseCallback, parseProgress } from "../lib/result.ts";
+import type { KeptCallbackAnswer, NotSaidStatus, ReportAnswer, SettledCallbackAnswer } from "./answers.ts";
 import { webhookForm } from "./auth.ts";
 import { readEvent, readJsonObject, requireShortBody } from "./body.ts";
 import { type AppContext, traceOf } from "./context.ts";
@@ -59,32 +60,35 @@ async function handleReport(c: AppContext, report: JsonObject | null): Promise<R
       : await takeReport(report, c.var.core);
   const { kind, ...fields } = outcome;
   log.info(kind === "appended" ? "report.appended" : "report.acknowledged", { type, ...fields });
-  return c.json({ received: true, status: kind });
+  return c.json<ReportAnswer>({ received: true, status: kind });
 }
 
 function respond(c: AppContext, answer: CallbackAnswer | { kind: "taken" | "ignored" }): Response {
   switch (answer.kind) {
     case "taken":
-      return c.json({ received: true, delivered: false, status: "progress" }, 202);
+      return kept(c, { received: true, delivered: false, status: "progress" });
     case "ignored":
-      return c.json({ received: true, delivered: false, status: "ignored" });
+      return settled(c, { received: true, delivered: false, status: "ignored" });
     case "unknown_task":
       throw new InvalidRequestError("There is no task of this id, so nothing says whose the callback is.", [
         { path: "conversationId", message: "is required" },
       ]);
     case "delivered":
-      return c.json({ received: true, delivered: true, status: "delivered", channel: answer.channel });
+      return settled(c, { received: true, delivered: true, status: "delivered", channel: answer.channel });
     case "duplicate": {
       const { delivered, channel } = answer;
-      return c.json({ received: true, delivered, status: "duplicate", channel });
+      return settled(c, { received: true, delivered, status: "duplicate", channel });
     }
     case "queued":
-      return c.json({ received: true, delivered: false, status: "queued", reason: answer.reason }, 202);
+      return kept(c, { received: true, delivered: false, status: "queued", reason: answer.reason });
     case "settled":
-      return c.json({ received: true, delivered: false, status: answer.status });
+      return settled(c, { received: true, delivered: false, status: answer.status as NotSaidStatus });
     case "discarded":
-      return c.json({ received: true, delivered: false, status: "discarded" });
+      return settled(c, { received: true, delivered: false, status: "discarded" });
     case "reused":
       throw new ProblemError("request_id_reused", "This requestId was used before, for another result.");
   }
 }
+
+const settled = (c: AppContext, answer: SettledCallbackAnswer) => c.json(answer);
+const kept = (c: AppContext, answer: KeptCallbackAnswer) => c.json(answer, 202);

@@ -1,6 +1,7 @@
 /** Conversations: `…/new`, `…/list`, `…/:id`, `…/:id/message` and `…/:id/token`. */
 import { Hono } from "hono/tiny";
 import * as v from "valibot";
+import { tokenRequestSchema } from "../lib/agent-conversations.ts";
 import { issueConversationToken } from "../lib/auth/conversation-token.ts";
 import {
   type Message,
@@ -10,9 +11,17 @@ import {
 } from "../lib/conversation-store.ts";
 import { appendMessage, createConversation } from "../lib/conversations.ts";
 import { stringifyJson, validate } from "../lib/json.ts";
-import { conversationIdOf, isAgentSessionId } from "../lib/keys.ts";
+import { conversationIdOf } from "../lib/keys.ts";
 import type { Caller } from "../lib/registration.ts";
 import { REPORT_ID } from "../lib/report.ts";
+import type {
+  ConversationListAnswer,
+  CreatedAnswer,
+  DeletedAnswer,
+  HistoryAnswer,
+  MessageStoredAnswer,
+  TokenAnswer,
+} from "./answers.ts";
 import { requireApiToken, requireConfigured, requireConversationAccess } from "./auth.ts";
 import { readJsonObject, readOptionalJsonObject } from "./body.ts";
 import type { AppContext, AppEnv } from "./context.ts";
@@ -28,15 +37,13 @@ export const conversations = new Hono<AppEnv>()
     const conversation = conversations.fresh(crypto.randomUUID(), fields);
     const { conversationId } = conversation;
     await createConversation(conversation, c.var.core);
-    return c.json(
-      { success: true, conversationId, conversation, ...(await tokenFor(c, conversationId, agentSessionId)) },
-      201,
-    );
+    const token = await tokenFor(c, conversationId, agentSessionId);
+    return c.json<CreatedAnswer, 201>({ success: true, conversationId, conversation, ...token }, 201);
   })
 
   .get("/list", requireApiToken, async (c) => {
     const limit = parseListLimit(c.req.query("limit"), 20);
-    return c.json(await c.var.core.conversations.list(limit, c.req.query("cursor")));
+    return c.json<ConversationListAnswer>(await c.var.core.conversations.list(limit, c.req.query("cursor")));
   })
 
   .post("/:id/token", requireApiToken, async (c) => {
@@ -44,7 +51,8 @@ export const conversations = new Hono<AppEnv>()
     await limitConversation(c, "token", conversationId);
     requireConfigured("SESSION_TOKEN_SECRET", c.var.config.sessionTokenSecrets);
     const { agentSessionId } = validate(tokenRequestSchema, await readOptionalJsonObject(c));
-    return c.json({ success: true, conversationId, ...(await tokenFor(c, conversationId, agentSessionId)) });
+    const token = await tokenFor(c, conversationId, agentSessionId);
+    return c.json<TokenAnswer>({ success: true, conversationId, ...token });
   })
 
   .get("/:id", requireConversationAccess, limitReads, async (c) => {
@@ -58,7 +66,8 @@ export const conversations = new Hono<AppEnv>()
     if (conversation === null) {
       throw new ProblemError("conversation_not_found", "There is no conversation of this id.");
     }
-    return c.body(stringifyJson({ ...conversation, ...page }), 200, { "content-type": "application/json" });
+    const body: HistoryAnswer = { ...conversation, ...page };
+    return c.body(stringifyJson(body), 200, { "content-type": "application/json" });
   })
 
   .post("/:id/message", requireConversationAccess, async (c) => {
@@ -66,7 +75,7 @@ export const conversations = new Hono<AppEnv>()
     await limitConversation(c, "message", conversationId);
     const message = writtenBy(c.var.caller, parseNewMessage(await readJsonObject(c), c.var.core.now()));
     await appendMessage(conversationId, message, c.var.core);
-    return c.json({ success: true, message }, 201);
+    return c.json<MessageStoredAnswer, 201>({ success: true, message }, 201);
   })
 
   .delete("/:id", requireApiToken, async (c) => {
@@ -74,19 +83,12 @@ export const conversations = new Hono<AppEnv>()
     const { everything } = validate(deletionSchema, c.req.query());
     const { live, states, memories } = c.var.core;
     const deleted = await live.forget(conversationId);
-    if (everything !== "true") return c.json({ success: true, deleted });
+    if (everything !== "true") return c.json<DeletedAnswer>({ success: true, deleted });
     const others = await Promise.all([states.delete(conversationId), memories.clearSession(conversationId)]);
-    return c.json({ success: true, deleted: deleted || others.includes(true) });
+    return c.json<DeletedAnswer>({ success: true, deleted: deleted || others.includes(true) });
   });
 
-const tokenRequestSchema = v.object({
-  /** Which agent conversation the token's holder talks to: the server's word, which opens the monitor. */
-  agentSessionId: v.optional(
-    v.pipe(v.string(), v.check(isAgentSessionId, "must be 1 to 128 letters, digits, dashes or underscores")),
-  ),
-});
-
-const deletionSchema = v.object({
+export const deletionSchema = v.object({
   /** Whether the state and the memory of the same id go too. */
   everything: v.optional(v.picklist(["true", "false"], 'must be "true" or "false"')),
 });

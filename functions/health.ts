@@ -5,6 +5,13 @@ import { StorageError } from "../lib/errors.ts";
 import { SESSION_TTL_SECONDS } from "../lib/session-store.ts";
 import type { Storage } from "../lib/storage/storage.ts";
 import { version } from "../package.json";
+import type {
+  CompleteAnswer,
+  ConfigAnswer,
+  HealthAnswer,
+  IncompleteAnswer,
+  WrongConfigAnswer,
+} from "./answers.ts";
 import { configOf, coreFor } from "./compose.ts";
 import type { AppContext } from "./context.ts";
 
@@ -12,14 +19,17 @@ import type { AppContext } from "./context.ts";
 const ASK_EVERY_MS = 5_000;
 
 /** What was found when the storage was asked last. */
-type Health = { status: 200 | 503; body: object };
+type Health = { status: 200 | 503; body: HealthAnswer };
 type Finding = { askedAt: number; health: Promise<Health> };
 const findings = new WeakMap<Storage, Finding>();
 
 export async function handleHealth(c: AppContext): Promise<Response> {
   const parsed = configOf(c.env);
   if (!parsed.ok) {
-    return c.json({ status: "unavailable", storage: unreachable(0, "misconfigured") }, 503);
+    return c.json<HealthAnswer, 503>(
+      { status: "unavailable", storage: unreachable(0, "misconfigured") },
+      503,
+    );
   }
   const { config } = parsed;
   const core = coreFor(config, c.env, c.get("log"), (work) => c.executionCtx.waitUntil(work));
@@ -72,10 +82,10 @@ const LIMITERS = ["CLIENT_RATE_LIMIT", "CONVERSATION_RATE_LIMIT", "FAILED_LOGIN_
 export function handleConfig(c: AppContext): Response {
   const parsed = configOf(c.env);
   const problems = problemsOf(c);
-  if (!parsed.ok) return c.json({ version, problems }, 503);
+  if (!parsed.ok) return c.json<WrongConfigAnswer, 503>({ version, problems }, 503);
   const { config } = parsed;
   const { channels } = coreFor(config, c.env, c.get("log"), () => {});
-  return c.json({
+  return c.json<ConfigAnswer>({
     version,
     features: {
       agent: config.featureEnabled,
@@ -89,7 +99,7 @@ export function handleConfig(c: AppContext): Response {
     // Those that pages hold themselves, and those that dial.
     channels: [
       "relay",
-      ...(config.elevenLabs.agentIds.length === 0 ? [] : ["proxy"]),
+      ...(config.elevenLabs.agentIds.length === 0 ? [] : ["proxy" as const]),
       ...channels.map(({ name }) => name),
     ],
     ttlSeconds: {
@@ -105,8 +115,8 @@ export function handleConfig(c: AppContext): Response {
 export function handleConfigHealth(c: AppContext): Response {
   const problems = problemsOf(c);
   return problems.length === 0
-    ? c.json({ status: "ok", problems })
-    : c.json({ status: "misconfigured", problems }, 503);
+    ? c.json<CompleteAnswer>({ status: "ok", problems })
+    : c.json<IncompleteAnswer, 503>({ status: "misconfigured", problems }, 503);
 }
 
 function problemsOf(c: AppContext) {

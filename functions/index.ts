@@ -1,4 +1,4 @@
-/** The Worker: the fetch handler and the Durable Objects. */
+/** The Worker: the fetch handler, the entrypoint of other Workers, and the Durable Objects. */
 import { type AssistantSessions, createAssistantSessions } from "../lib/assistant-session.ts";
 import { openConversation } from "../lib/elevenlabs.ts";
 import { type JsonObject, parseExactly, stringifyJson } from "../lib/json.ts";
@@ -10,6 +10,8 @@ import { RecordObject, type RecordObjectParts } from "../lib/storage/record-obje
 import { app } from "./app.ts";
 import { channelsOf, configOf, embeddedStorage, OUT_OF_REACH, redisOf } from "./compose.ts";
 import type { Bindings } from "./context.ts";
+
+export { AgentSessions } from "./entrypoint.ts";
 
 /** The one place where a conversation's results are said. */
 export class LiveConversation extends Live<Bindings> {

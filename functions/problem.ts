@@ -2,40 +2,10 @@
  * The one place where an error becomes an HTTP answer: RFC 9457 problem details with a stable `code`.
  * https://www.rfc-editor.org/rfc/rfc9457
  */
-import type { ContentfulStatusCode } from "hono/utils/http-status";
 import { AppError, type Issue, StorageError } from "../lib/errors.ts";
+import type { ProblemAnswer } from "./answers.ts";
 import type { AppContext } from "./context.ts";
-
-export const STATUS_OF_CODE = {
-  invalid_request: 400,
-  invalid_id: 400,
-  unauthorized: 401,
-  forbidden: 403,
-  not_found: 404,
-  session_not_found: 404,
-  conversation_not_found: 404,
-  state_not_found: 404,
-  memory_not_found: 404,
-  task_not_found: 404,
-  method_not_allowed: 405,
-  session_replaced: 409,
-  conversation_deleted: 410,
-  payload_too_large: 413,
-  unsupported_media_type: 415,
-  misdirected_request: 421,
-  upgrade_required: 426,
-  session_url_not_allowed: 422,
-  request_id_reused: 422,
-  rate_limited: 429,
-  internal_error: 500,
-  provider_refused: 502,
-  provider_unavailable: 503,
-  feature_disabled: 503,
-  misconfigured: 503,
-  storage_unavailable: 503,
-} as const satisfies Record<string, ContentfulStatusCode>;
-
-export type ProblemCode = keyof typeof STATUS_OF_CODE;
+import { type ProblemCode, STATUS_OF_CODE } from "./problem-codes.ts";
 
 const TITLE_OF_STATUS: Record<(typeof STATUS_OF_CODE)[ProblemCode], string> = {
   400: "Bad Request",
@@ -115,14 +85,14 @@ function problem(
   { issues = [], headers = {} }: { issues?: readonly Issue[]; headers?: Record<string, string> } = {},
 ): Response {
   const status = STATUS_OF_CODE[code];
-  const body = {
+  const body: ProblemAnswer = {
     type: "about:blank",
     title: TITLE_OF_STATUS[status],
     status,
     detail,
     code,
     requestId: c.get("requestId"),
-    ...(issues.length > 0 ? { errors: issues } : {}),
+    ...(issues.length > 0 ? { errors: [...issues] } : {}),
     success: false,
   };
   return c.body(JSON.stringify(body), status, { ...headers, "content-type": "application/problem+json" });

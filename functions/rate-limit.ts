@@ -8,6 +8,7 @@ import { createMiddleware } from "hono/factory";
 import { conversationIdOf } from "../lib/keys.ts";
 import type { AppContext, AppEnv } from "./context.ts";
 import { ProblemError } from "./problem.ts";
+import { isVouchedFor } from "./vouched.ts";
 
 /** The period of the limiters in wrangler.toml. They do not say when they will let through again. */
 const PERIOD_SECONDS = 60;
@@ -17,7 +18,9 @@ const PERIOD_SECONDS = 60;
  * alone. Throws `rate_limited`.
  */
 export const limitClient = createMiddleware<AppEnv>(async (c, next) => {
-  await spend(c.env.CLIENT_RATE_LIMIT, `${kindOf(c.req.method, c.req.path)}:${clientOf(c)}`);
+  // Other Workers of the account have no address, and would share one count.
+  if (!isVouchedFor(c))
+    await spend(c.env.CLIENT_RATE_LIMIT, `${kindOf(c.req.method, c.req.path)}:${clientOf(c)}`);
   await next();
 });
 

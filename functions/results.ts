@@ -5,21 +5,22 @@ import { parseListLimit } from "../lib/conversation-store.ts";
 import { parseExactly, stringifyJson, validate } from "../lib/json.ts";
 import { conversationIdOf, isRequestId } from "../lib/keys.ts";
 import { RESULT_STATUSES, type ResultRow } from "../lib/live/results.ts";
+import type { AcknowledgedAnswer, ResultListAnswer } from "./answers.ts";
 import { requireConversationAccess } from "./auth.ts";
 import { readJsonObject } from "./body.ts";
 import type { AppEnv } from "./context.ts";
 import { limitReads } from "./rate-limit.ts";
 
-const DEFAULT_LIMIT = 50;
+export const DEFAULT_RESULT_LIMIT = 50;
 const MAX_ACKNOWLEDGED = 200;
 
-const querySchema = v.object({
+export const resultQuerySchema = v.object({
   status: v.optional(v.picklist(RESULT_STATUSES, `must be one of ${RESULT_STATUSES.join(", ")}`)),
   before: v.optional(v.pipe(v.string(), v.regex(/^\d{1,15}$/, "unknown cursor"), v.transform(Number))),
   content: v.optional(v.picklist(["true", "false"], 'must be "true" or "false"')),
 });
 
-const acknowledgementSchema = v.object({
+export const acknowledgementSchema = v.object({
   requestIds: v.pipe(
     v.array(v.pipe(v.string(), v.check(isRequestId, "must be a requestId"))),
     v.maxLength(MAX_ACKNOWLEDGED, `must be at most ${MAX_ACKNOWLEDGED}`),
@@ -30,8 +31,8 @@ export const results = new Hono<AppEnv>()
   .get("/:id/results", requireConversationAccess, limitReads, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const { limit: limitText, ...query } = c.req.query();
-    const limit = parseListLimit(limitText, DEFAULT_LIMIT);
-    const { status, before, content } = validate(querySchema, query);
+    const limit = parseListLimit(limitText, DEFAULT_RESULT_LIMIT);
+    const { status, before, content } = validate(resultQuerySchema, query);
     const rows = await c.var.core.live.results(conversationId, {
       limit: limit + 1,
       ...(status === undefined ? {} : { status }),
@@ -39,7 +40,7 @@ export const results = new Hono<AppEnv>()
     });
     const page = rows.slice(0, limit);
     const last = page.at(-1);
-    const body = {
+    const body: ResultListAnswer = {
       results: page.map((row) => shown(row, content === "true")),
       ...(rows.length > limit && last !== undefined ? { nextBefore: String(last.seq) } : {}),
     };
@@ -50,7 +51,7 @@ export const results = new Hono<AppEnv>()
     const conversationId = conversationIdOf(c.req.param("id"));
     const { requestIds } = validate(acknowledgementSchema, await readJsonObject(c));
     const acknowledged = await c.var.core.live.ack(conversationId, requestIds);
-    return c.json({ success: true, acknowledged });
+    return c.json<AcknowledgedAnswer>({ success: true, acknowledged });
   });
 
 function shown(

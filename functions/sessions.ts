@@ -10,6 +10,7 @@ import {
   SESSION_TTL_SECONDS,
   sessionDeadline,
 } from "../lib/session-store.ts";
+import type { DeletedAnswer, RegisteredAnswer, SessionAnswer } from "./answers.ts";
 import { requireConversationAccess } from "./auth.ts";
 import { readJsonObject } from "./body.ts";
 import type { AppEnv } from "./context.ts";
@@ -35,7 +36,7 @@ export const sessions = new Hono<AppEnv>()
     if (session === null) {
       throw new ProblemError("session_replaced", "This registration is not, or no longer, the current one.");
     }
-    return c.json({
+    return c.json<RegisteredAnswer>({
       success: true,
       message: "Session registered",
       conversationId,
@@ -53,7 +54,7 @@ export const sessions = new Hono<AppEnv>()
     if (session === null || secondsLeft === 0) {
       throw new ProblemError("session_not_found", "The conversation has no live session.");
     }
-    return c.json({
+    return c.json<SessionAnswer>({
       active: true,
       conversationId,
       registrationId: session.registrationId,
@@ -71,5 +72,5 @@ export const sessions = new Hono<AppEnv>()
     const { live, log } = c.var.core;
     const deleted = await live.ended(conversationId, c.req.query("registrationId"));
     if (deleted) log.info("session.ended", { conversationId });
-    return c.json({ success: true, deleted });
+    return c.json<DeletedAnswer>({ success: true, deleted });
   });

@@ -2,6 +2,7 @@
 import { Hono } from "hono/tiny";
 import { stringifyJson } from "../lib/json.ts";
 import { conversationIdOf } from "../lib/keys.ts";
+import type { DeletedAnswer, TouchedAnswer } from "./answers.ts";
 import { requireApiToken } from "./auth.ts";
 import { readJsonObject } from "./body.ts";
 import type { AppContext, AppEnv } from "./context.ts";
@@ -22,12 +23,12 @@ export const states = new Hono<AppEnv>()
 
   .delete("/:id", requireApiToken, async (c) => {
     const deleted = await c.var.core.states.delete(conversationIdOf(c.req.param("id")));
-    return c.json({ success: true, deleted });
+    return c.json<DeletedAnswer>({ success: true, deleted });
   })
 
   .post("/:id/touch", requireApiToken, async (c) => {
     const ttl = await c.var.core.states.refreshTTL(conversationIdOf(c.req.param("id")));
-    return c.json({ success: true, ttl: found(ttl, "state_not_found") });
+    return c.json<TouchedAnswer>({ success: true, ttl: found(ttl, "state_not_found") });
   });
 
 export const memories = new Hono<AppEnv>()
@@ -50,12 +51,12 @@ export const memories = new Hono<AppEnv>()
 
   .delete("/:id", requireApiToken, async (c) => {
     const deleted = await c.var.core.memories.clearSession(conversationIdOf(c.req.param("id")));
-    return c.json({ success: true, deleted });
+    return c.json<DeletedAnswer>({ success: true, deleted });
   })
 
   .post("/:id/touch", requireApiToken, async (c) => {
     const ttl = await c.var.core.memories.refreshSessionTTL(conversationIdOf(c.req.param("id")));
-    return c.json({ success: true, ttl: found(ttl, "memory_not_found") });
+    return c.json<TouchedAnswer>({ success: true, ttl: found(ttl, "memory_not_found") });
   });
 
 const ABSENT = {

@@ -5,14 +5,15 @@ import { parseListLimit } from "../lib/conversation-store.ts";
 import { validate } from "../lib/json.ts";
 import { conversationIdOf, conversationOfTask } from "../lib/keys.ts";
 import type { TaskRow } from "../lib/live/tasks.ts";
+import type { TaskCancelledAnswer, TaskListAnswer } from "./answers.ts";
 import { requireConversationAccess } from "./auth.ts";
 import type { AppEnv } from "./context.ts";
 import { ProblemError } from "./problem.ts";
 import { limitReads } from "./rate-limit.ts";
 
-const DEFAULT_LIMIT = 50;
+export const DEFAULT_TASK_LIMIT = 50;
 
-const querySchema = v.object({
+export const taskQuerySchema = v.object({
   before: v.optional(v.pipe(v.string(), v.regex(/^\d{1,15}$/, "unknown cursor"), v.transform(Number))),
 });
 
@@ -20,15 +21,15 @@ export const tasks = new Hono<AppEnv>()
   .get("/:id/tasks", requireConversationAccess, limitReads, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const { limit: limitText, ...query } = c.req.query();
-    const limit = parseListLimit(limitText, DEFAULT_LIMIT);
-    const { before } = validate(querySchema, query);
+    const limit = parseListLimit(limitText, DEFAULT_TASK_LIMIT);
+    const { before } = validate(taskQuerySchema, query);
     const rows = await c.var.core.live.tasks(conversationId, {
       limit: limit + 1,
       ...(before === undefined ? {} : { before }),
     });
     const page = rows.slice(0, limit);
     const last = page.at(-1);
-    return c.json({
+    return c.json<TaskListAnswer>({
       tasks: page.map(shown),
       ...(rows.length > limit && last !== undefined ? { nextBefore: String(last.seq) } : {}),
     });
@@ -44,7 +45,7 @@ export const tasks = new Hono<AppEnv>()
     if (cancelled === null) {
       throw new ProblemError("task_not_found", "The conversation has no task of this id.");
     }
-    return c.json({ success: true, cancelled });
+    return c.json<TaskCancelledAnswer>({ success: true, cancelled });
   });
 
 function shown(row: TaskRow) {
@@ -59,6 +60,8 @@ function shown(row: TaskRow) {
     ...(deliverBy === null ? {} : { deliverBy }),
     ...(topic === null ? {} : { topic }),
     ...(overAt === null ? {} : { overAt: new Date(overAt).toISOString() }),
-    ...(progress === null ? {} : { progress: { ...progress, at: new Date(progress.at).toISOString() } }),
+    ...(progress === null
+      ? {}
+      : { progress: { seq: progress.seq, text: progress.text, at: new Date(progress.at).toISOString() } }),
   };
 }

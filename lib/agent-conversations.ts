@@ -16,10 +16,17 @@ const recordSchema = v.object({
   isClaimed: v.optional(v.boolean()),
 });
 
+export const tokenRequestSchema = v.object({
+  /** Which agent conversation the token's holder talks to: the server's word, which opens the monitor. */
+  agentSessionId: v.optional(
+    v.pipe(v.string(), v.check(isAgentSessionId, "must be 1 to 128 letters, digits, dashes or underscores")),
+  ),
+});
+
 export interface AgentConversations {
-  /** Notes whose it is, for as long as a conversation lives. The newest word counts. */
+  /** Notes whose it is, for as long as a conversation lives. The newest word counts. Ids that no agent has are left out. */
   set(agentSessionId: string, conversationId: string): Promise<void>;
-  /** Notes whose a page says it is; the first word counts. Ids that no agent has are left out. */
+  /** Notes whose a page says it is; the first word counts. Likewise. */
   claim(agentSessionId: string, conversationId: string): Promise<void>;
   /** The conversation, or null. */
   find(agentSessionId: string): Promise<{ conversationId: string; isProven: boolean } | null>;
@@ -36,7 +43,10 @@ export function createAgentConversations(options: AgentConversationsOptions): Ag
     policy: "on-write",
   });
   return {
-    set: (agentSessionId, conversationId) => records.set(agentSessionId, { version: 1, conversationId }),
+    async set(agentSessionId, conversationId) {
+      if (!isAgentSessionId(agentSessionId)) return;
+      await records.set(agentSessionId, { version: 1, conversationId });
+    },
     async claim(agentSessionId, conversationId) {
       if (!isAgentSessionId(agentSessionId)) return;
       const record = { version: 1, conversationId, isClaimed: true };

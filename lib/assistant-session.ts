@@ -51,7 +51,7 @@ export type SessionState = v.InferOutput<typeof sessionStateSchema>;
 /** What `saveSession` takes: every field but `domain` may be left out. */
 export type SessionStateInput = v.InferInput<typeof sessionStateSchema>;
 
-const sessionChangesSchema = v.partial(sessionStateSchema);
+export const sessionChangesSchema = v.partial(sessionStateSchema);
 /** What `updateSession` takes: any of the fields. */
 export type SessionChanges = v.InferInput<typeof sessionChangesSchema>;
 

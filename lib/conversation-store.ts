@@ -75,13 +75,13 @@ const messageFields = {
   toolOutput: v.optional(jsonValue),
   status: v.optional(shortText),
 };
-const newMessageSchema = v.object({
+export const newMessageSchema = v.object({
   /** Makes a repeated request harmless. */
   id: v.optional(
     v.pipe(
       v.string(),
       v.check(isRequestId, "must be 1 to 128 letters, digits, dots, dashes, underscores or colons"),
-      v.check((id) => !id.startsWith(RESULT_ID), `must not begin with callback:`),
+      v.check(isNoResultId, `must not begin with callback:`),
     ),
   ),
   ...messageFields,
@@ -89,7 +89,7 @@ const newMessageSchema = v.object({
   timestamp: v.optional(isoTimestamp),
 });
 /** Where `content` is left out it is the text of `toolOutput`, which is not stored twice. */
-const storedMessageSchema = v.object({
+export const storedMessageSchema = v.object({
   ...messageFields,
   id: v.string(),
   content: v.optional(v.string()),
@@ -99,7 +99,10 @@ type StoredMessage = v.InferOutput<typeof storedMessageSchema>;
 export type Message = StoredMessage & { content: string };
 
 /** The ids of results in the history, so that none of a person's own can be taken for one. */
-const RESULT_ID = "callback:";
+export const RESULT_ID = "callback:";
+export function isNoResultId(id: string): boolean {
+  return !id.startsWith(RESULT_ID);
+}
 export const resultMessageId = (requestId: string): string => RESULT_ID + requestId;
 
 /** Reads a message from a request body; `now` (ms) stands in for an absent timestamp. Throws InvalidRequestError. */
@@ -405,10 +408,10 @@ function decodeMessageCursor(cursor: string): { id: string; fromEnd: number } {
   ]);
 }
 
-/** A page size from a query parameter. Throws InvalidRequestError. */
-export function parseListLimit(text: string | undefined, fallback: number): number {
+/** A page size as a query parameter; `fallback` where it is left out. */
+export function listLimitSchema(fallback: number) {
   const message = `must be a whole number from 1 to ${MAX_LIST_LIMIT}`;
-  const schema = v.object({
+  return v.object({
     limit: v.pipe(
       v.optional(v.string(), String(fallback)),
       v.regex(/^\d{1,4}$/, message),
@@ -417,5 +420,9 @@ export function parseListLimit(text: string | undefined, fallback: number): numb
       v.maxValue(MAX_LIST_LIMIT, message),
     ),
   });
-  return validate(schema, { limit: text }).limit;
+}
+
+/** A page size from a query parameter. Throws InvalidRequestError. */
+export function parseListLimit(text: string | undefined, fallback: number): number {
+  return validate(listLimitSchema(fallback), { limit: text }).limit;
 }

@@ -5,8 +5,10 @@
 import * as v from "valibot";
 import { InvalidRequestError, type Issue } from "./errors.ts";
 
-export type JsonValue = string | number | boolean | null | JsonValue[] | { [key: string]: JsonValue };
+export type JsonValue = string | number | boolean | null | JsonArray | JsonObject;
 export type JsonObject = { [key: string]: JsonValue };
+/** An interface, because the compiler loses itself in an optional field of valibot whose type unfolds for ever. */
+export interface JsonArray extends Array<JsonValue> {}
 
 /** Deeper nesting is refused: nobody means it, and serialising it again would exhaust the stack. */
 export const MAX_JSON_DEPTH = 100;
@@ -27,19 +29,22 @@ function isDeeperThan(value: unknown, depth: number): boolean {
 /** Texts that may hold a number which a double cannot carry back: many digits, before or after the point, an exponent. */
 const MAYBE_INEXACT = /[\d.]{16}|\d[eE]/;
 
-/** JSON.parse source text access (ECMAScript 2026), which the language's type declarations do not know yet. */
+/**
+ * JSON.parse source text access (ECMAScript 2026), which the language's type declarations do not know yet. Where it is
+ * missing, as in Node 20, a number is what a double carries.
+ */
 type SourceAccess = {
   parse(
     text: string,
     reviver: (key: string, value: unknown, context: { source?: string }) => unknown,
   ): unknown;
-  rawJSON(source: string): unknown;
-  isRawJSON(value: unknown): boolean;
+  rawJSON?(source: string): unknown;
+  isRawJSON?(value: unknown): boolean;
 };
 const { parse, rawJSON, isRawJSON } = JSON as unknown as SourceAccess;
 
 /** Whether a part of what `parseExactly` gave is the source text of a number. */
-export const isExactNumber = (part: unknown): part is { rawJSON: string } => isRawJSON(part);
+export const isExactNumber = (part: unknown): part is { rawJSON: string } => isRawJSON?.(part) === true;
 
 /**
  * Parses so that `stringifyJson` gives back the same JSON value, for any JSON value, in no more characters: a
@@ -47,7 +52,7 @@ export const isExactNumber = (part: unknown): part is { rawJSON: string } => isR
  * source text. Throws SyntaxError.
  */
 export function parseExactly(text: string): unknown {
-  if (!MAYBE_INEXACT.test(text)) return JSON.parse(text);
+  if (rawJSON === undefined || !MAYBE_INEXACT.test(text)) return JSON.parse(text);
   return parse(text, (_key, value, { source }) =>
     typeof value === "number" && source !== undefined && (isInexact(value, source) || grows(value, source))
       ? rawJSON(source)
@@ -86,7 +91,7 @@ export function stringifyJson(value: unknown): string {
 
 /** What a replacer of JSON.stringify gives for a part, so that the sign of a negative zero is kept. */
 export function exactPart(part: unknown): unknown {
-  return Object.is(part, -0) ? rawJSON("-0") : part;
+  return rawJSON !== undefined && Object.is(part, -0) ? rawJSON("-0") : part;
 }
 
 /**
@@ -121,14 +126,14 @@ export const jsonObject = v.custom<JsonObject>(isJsonObject, "must be a JSON obj
 /** Any JSON value, taken as it is; the key must be there. */
 export const jsonValue = v.custom<JsonValue>((value) => value !== undefined, "is required");
 
+export function isCarriedNumber(part: unknown): boolean {
+  return Number.isFinite(part) || (isExactNumber(part) && !isInexact(Number(part.rawJSON), part.rawJSON));
+}
+
 /** A number, also one that is kept as its source text, if a double carries it. `message` says what is expected. */
 export const jsonNumber = (message: string) =>
   v.pipe(
-    v.custom<number | { rawJSON: string }>(
-      (part) =>
-        Number.isFinite(part) || (isExactNumber(part) && !isInexact(Number(part.rawJSON), part.rawJSON)),
-      message,
-    ),
+    v.custom<number | { rawJSON: string }>(isCarriedNumber, message),
     v.transform((part) => (typeof part === "number" ? part : Number(part.rawJSON))),
   );
 
@@ -136,12 +141,20 @@ export const jsonNumber = (message: string) =>
 export const isoTimestamp = v.pipe(
   v.string(),
   v.isoTimestamp("must be an ISO 8601 timestamp"),
-  v.check((text) => {
-    const day = text.slice(0, 10);
-    const midnight = new Date(`${day}T00:00:00Z`);
-    return !Number.isNaN(midnight.getTime()) && midnight.toISOString().startsWith(day);
-  }, "must be a date that exists"),
+  v.check(isOfRealDay, "must be a date that exists"),
+  // ISO 8601 allows an offset of hours alone; Date does not read it.
+  v.check(isReadByDate, "must have an offset of hours and minutes, or Z"),
 );
+
+export function isOfRealDay(text: string): boolean {
+  const day = text.slice(0, 10);
+  const midnight = new Date(`${day}T00:00:00Z`);
+  return !Number.isNaN(midnight.getTime()) && midnight.toISOString().startsWith(day);
+}
+
+export function isReadByDate(text: string): boolean {
+  return !Number.isNaN(Date.parse(text));
+}
 
 /**
  * Parses with a schema and throws InvalidRequestError with every issue. Fields the schema does not name are

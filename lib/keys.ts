@@ -4,13 +4,13 @@
  */
 import { InvalidIdError } from "./errors.ts";
 
-const CONVERSATION_ID = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
-const REQUEST_ID = /^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$/;
+export const CONVERSATION_ID = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
+export const REQUEST_ID = /^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$/;
 /** The conversation that a task belongs to, and 128 random bits in base64url. */
-const TASK_ID = /^([A-Za-z0-9][A-Za-z0-9_.-]{0,127}):([A-Za-z0-9_-]{22})$/;
-const PROVIDER_ID = /^[A-Za-z0-9_-]{1,128}$/;
+export const TASK_ID = /^([A-Za-z0-9][A-Za-z0-9_.-]{0,127}):([A-Za-z0-9_-]{22})$/;
+export const PROVIDER_ID = /^[A-Za-z0-9_-]{1,128}$/;
 /** Path segments of the HTTP contract that stand where a conversation id would. */
-const RESERVED = new Set(["new", "list"]);
+export const RESERVED = new Set(["new", "list"]);
 
 export function isConversationId(id: string): boolean {
   return CONVERSATION_ID.test(id) && !RESERVED.has(id);

@@ -34,7 +34,7 @@ const resultFields = {
   metadata: v.optional(jsonObject),
 };
 
-const callbackSchema = v.object({
+export const callbackSchema = v.object({
   ...resultFields,
   conversationId: v.optional(
     v.pipe(
@@ -47,7 +47,7 @@ const callbackSchema = v.object({
   mode: v.optional(v.picklist(["speak", "context"])),
 });
 
-const progressSchema = v.object({
+export const progressSchema = v.object({
   requestId: resultFields.requestId,
   conversationId: callbackSchema.entries.conversationId,
   delivery: v.optional(deliverySchema, "silent"),

@@ -22,7 +22,7 @@ import { InvalidRequestError } from "./errors.ts";
 import { isJsonObject, isoTimestamp, type JsonObject, jsonObject, jsonValue, validate } from "./json.ts";
 import { keys } from "./keys.ts";
 import type { Logger } from "./log.ts";
-import type { Storage } from "./storage/storage.ts";
+import type { Storage, TextStorage } from "./storage/storage.ts";
 import { createTtlStore } from "./ttl-store.ts";
 
 /** A constant, not a setting: what lives longer is not a live session. */
@@ -30,15 +30,20 @@ export const SESSION_TTL_SECONDS = 600;
 
 export const transportSchema = v.picklist(["websocket", "webrtc"]);
 
-const registrationRequestSchema = v.object({
+export const registrationRequestSchema = v.object({
   sessionUrl: v.optional(v.pipe(v.string(), v.nonEmpty("must not be empty"))),
   sessionPayload: v.optional(jsonValue),
   /** The sender's own note: kept, never acted on, even when it lies in the past. */
   expiresAt: v.optional(isoTimestamp),
-  agentSessionId: v.optional(v.pipe(v.string(), v.maxLength(256, "must be at most 256 characters"))),
+  agentSessionId: v.optional(
+    v.pipe(v.string(), v.nonEmpty("must not be empty"), v.maxLength(256, "must be at most 256 characters")),
+  ),
   transport: v.optional(transportSchema),
   metadata: v.optional(jsonObject),
 });
+
+/** A registration as it is asked for, in fields that are known; others are kept. */
+export type RegistrationRequest = v.InferInput<typeof registrationRequestSchema>;
 
 /** What was asked to be registered, before it has an id or a time. */
 export type Registration = v.InferOutput<typeof registrationRequestSchema> & {
@@ -72,7 +77,7 @@ export function parseRegistration(body: JsonObject, hasLine = false): Registrati
   return { ...request, sessionPayload: request.sessionPayload, extra };
 }
 
-const renewalSchema = v.object({
+export const renewalSchema = v.object({
   registrationId: v.pipe(
     v.string(),
     v.nonEmpty("must not be empty"),
@@ -151,7 +156,10 @@ export interface SessionStore {
   parse(conversationId: string, text: string): SessionRecord | null;
 }
 
-export function createSessionStore(storage: Storage, log: Logger): SessionStore {
+/** What sessions are kept in. */
+export type SessionStorage = TextStorage & Pick<Storage, "ttl">;
+
+export function createSessionStore(storage: SessionStorage, log: Logger): SessionStore {
   const records = createTtlStore({
     storage,
     log,

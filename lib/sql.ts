@@ -13,8 +13,16 @@ export interface Sql {
   transaction<T>(work: () => T): T;
 }
 
+/** As much of a Durable Object's storage as is needed, by structure. */
+type ObjectStorage = {
+  sql: {
+    exec<T extends Record<string, SqlValue>>(text: string, ...bindings: SqlValue[]): { toArray(): T[] };
+  };
+  transactionSync<T>(work: () => T): T;
+};
+
 /** The SQLite database of a Durable Object. */
-export function durableObjectSql(storage: Pick<DurableObjectStorage, "sql" | "transactionSync">): Sql {
+export function durableObjectSql(storage: ObjectStorage): Sql {
   return {
     rows: <T extends Record<string, SqlValue>>(statement: string, ...bindings: SqlValue[]) =>
       storage.sql.exec<T>(statement, ...bindings).toArray(),

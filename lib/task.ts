@@ -25,7 +25,7 @@ const topic = v.pipe(
   v.maxLength(128, "must be at most 128 characters"),
 );
 
-const callSchema = v.object({
+export const toolCallSchema = v.object({
   tool: v.optional(name),
   tool_name: v.optional(name),
   args: v.optional(jsonObject),
@@ -53,7 +53,7 @@ export type ToolCall = {
 
 /** Reads a tool call from a request body; `header` is the provider's id where a header carries it. Throws InvalidRequestError. */
 export function parseToolCall(body: JsonObject, header: string | undefined): ToolCall {
-  const call = validate(callSchema, body);
+  const call = validate(toolCallSchema, body);
   const tool = call.tool ?? call.tool_name;
   if (tool === undefined) {
     throw new InvalidRequestError("Nothing says which tool is called.", [

@@ -4,6 +4,7 @@
  */
 import type { Core } from "./core.ts";
 import { ConversationDeletedError, isUnavailable } from "./errors.ts";
+import { stringifyJson } from "./json.ts";
 import { isAgentSessionId, newTaskId } from "./keys.ts";
 import { logFailure } from "./log.ts";
 import { type Destination, postSigned } from "./outbound.ts";
@@ -128,7 +129,7 @@ async function isAccepted(
   core: Core,
 ): Promise<boolean> {
   const { taskId, tool, args, conversationId, deadline } = ticket;
-  const body = JSON.stringify({ taskId, tool, args, conversationId, callbackUrl, deadline });
+  const body = stringifyJson({ taskId, tool, args, conversationId, callbackUrl, deadline });
   const start = core.now();
   for (let tries = 0; ; tries++) {
     const deadlineMs = ACCEPT_MS - (core.now() - start);

@@ -1,7 +1,15 @@
 /** Draws a visit: what was said, how the connections are, and what came by them. */
 import type { Push } from "../../client/index.ts";
 import type { PageName } from "./backend.ts";
-import { createBackend, type ShownMessage, startVisit, type Visit, type VisitStatus } from "./visit.ts";
+import {
+  createBackend,
+  type ShownMessage,
+  type ShownTask,
+  standOf,
+  startVisit,
+  type Visit,
+  type VisitStatus,
+} from "./visit.ts";
 
 const LATER_MS = 5_000;
 const SPEAKERS: Record<ShownMessage["from"], string> = { user: "You", agent: "Agent", task: "Task" };
@@ -16,6 +24,7 @@ const transcript = element("transcript", HTMLOListElement);
 const input = element("text", HTMLInputElement);
 const silently = element("silently", HTMLInputElement);
 const note = element("note", HTMLElement);
+const taskList = element("tasks", HTMLUListElement);
 const agentFact = element("agent", HTMLElement);
 /** Both of the relay only. */
 const lineFact = document.getElementById("line");
@@ -48,6 +57,24 @@ function showStatus({ agent, reason, line }: VisitStatus): void {
   lineFact.dataset.state = line ?? "";
 }
 
+function showTasks(tasks: readonly ShownTask[], cancel: (taskId: string) => void): void {
+  taskList.replaceChildren(
+    ...tasks.map((task) => {
+      const item = document.createElement("li");
+      item.dataset.state = task.status;
+      item.append(`${task.tool}: ${standOf(task)}`);
+      if (task.status === "processing") {
+        const button = document.createElement("button");
+        button.type = "button";
+        button.textContent = "Cancel";
+        button.addEventListener("click", () => cancel(task.taskId));
+        item.append(" ", button);
+      }
+      return item;
+    }),
+  );
+}
+
 function showPush(push: Push): void {
   if (lastPush !== null) lastPush.textContent = JSON.stringify(push, null, 2);
 }
@@ -65,6 +92,12 @@ async function finishTask(visit: Visit, afterMs: number): Promise<void> {
   }
 }
 
+async function cancelTask(visit: Visit, taskId: string): Promise<void> {
+  await visit.cancelTask(taskId).catch((error: unknown) => {
+    note.textContent = String(error);
+  });
+}
+
 async function main(): Promise<void> {
   const address = new URL(location.href);
   const key = readKey();
@@ -75,6 +108,7 @@ async function main(): Promise<void> {
     conversationId: address.searchParams.get("conversation") ?? undefined,
     onMessage: showMessage,
     onStatus: showStatus,
+    onTasks: (tasks) => showTasks(tasks, (taskId) => void cancelTask(visit, taskId)),
     onPush: showPush,
   });
   // A reload comes back to the same conversation.

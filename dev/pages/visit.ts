@@ -19,6 +19,20 @@ export type ShownMessage = {
   text: string;
 };
 
+/** What the agent has started, as the edge lists it. */
+export type ShownTask = {
+  taskId: string;
+  tool: string;
+  status: "processing" | "failed" | "done" | "cancelled" | "expired";
+  /** How far it is. */
+  progress?: { seq: number; text: string };
+};
+
+/** How far a task is, or what has become of it. */
+export function standOf({ status, progress }: ShownTask): string {
+  return status === "processing" ? (progress?.text ?? "under way") : status;
+}
+
 /** `ended`: the agent hung up, or another tab has taken over; `start` begins again. */
 export type AgentStatus = "connecting" | "connected" | "waiting to try again" | "ended";
 
@@ -39,6 +53,8 @@ export type VisitOptions = {
   conversationId?: string | undefined;
   onMessage: (message: ShownMessage) => void;
   onStatus: (status: VisitStatus) => void;
+  /** The newest tasks, the newest first, whenever they may have changed. */
+  onTasks?: (tasks: readonly ShownTask[]) => void;
   /** A push of the relay, as it came. */
   onPush?: (push: Push) => void;
   /** What else makes a client, for tests. */
@@ -58,6 +74,8 @@ export interface Visit {
   say(text: string): boolean;
   /** Resolves with what the task's runner was answered. */
   finishTask(task?: Omit<TaskRequest, "conversationId">): Promise<TaskAnswer>;
+  /** Nobody wants the result of a task any more. */
+  cancelTask(taskId: string): Promise<void>;
   /** Connects to the agent, where the visit has ended, rests or waits. */
   start(): void;
   /** Hangs up, until `start`. */
@@ -69,6 +87,9 @@ export interface Visit {
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 10_000;
 const REMEMBERING_TRIES = 5;
+const TASKS_SHOWN = 5;
+/** How often the edge is asked about tasks that are under way. By proxy nobody tells the page. */
+const LOOK_MS = 2_000;
 /** A token is not used for its last minute. */
 const TOKEN_MARGIN_MS = 60_000;
 /** Close code: another connection of this conversation has taken over. */
@@ -98,7 +119,8 @@ export function createBackend(address: string, key: string): Backend {
  * backend or the edge do not answer.
  */
 export async function startVisit(options: VisitOptions): Promise<Visit> {
-  const { channel, backend, onMessage, onStatus, onPush, createSession = createAgentSession } = options;
+  const { channel, backend, onMessage, onStatus, onTasks, onPush } = options;
+  const { createSession = createAgentSession } = options;
   let pass = await backend.pass({ conversationId: options.conversationId });
   const { conversationId, edgeUrl, agentId } = pass;
   const api = `${edgeUrl}/agent-conversations/api/${conversationId}`;
@@ -112,6 +134,7 @@ export async function startVisit(options: VisitOptions): Promise<Visit> {
       for (const { requestId, output, error } of push.results)
         show({ id: `callback:${requestId}`, from: "task", text: textOf(output ?? error) });
     },
+    onProgress: () => void showTasks(),
     onStatus: (line) => channel === "relay" && become({ line }),
   });
 
@@ -121,6 +144,9 @@ export async function startVisit(options: VisitOptions): Promise<Visit> {
   let run = 0;
   let failures = 0;
   let pause: ReturnType<typeof setTimeout> | undefined;
+  /** Counts the looks at the tasks: what an earlier one brings is old. */
+  let look = 0;
+  let nextLook: ReturnType<typeof setTimeout> | undefined;
   const shown = new Set<string>();
 
   function become(change: Partial<VisitStatus>): void {
@@ -167,6 +193,27 @@ export async function startVisit(options: VisitOptions): Promise<Visit> {
       show({ id, from: role === "user" || role === "agent" ? role : "task", text: content });
   }
 
+  /** Shows the tasks, now and as long as one is under way. */
+  async function showTasks(): Promise<void> {
+    const mine = ++look;
+    clearTimeout(nextLook);
+    let isUnderWay = true;
+    try {
+      const { tasks } = await askEdge<{ tasks: ShownTask[] }>(`/tasks?limit=${TASKS_SHOWN}`);
+      if (mine !== look) return;
+      isUnderWay = tasks.some((task) => task.status === "processing");
+      onTasks?.(tasks);
+    } catch {
+      // The edge is not there now.
+    }
+    if (mine === look && isUnderWay) nextLook = setTimeout(showTasks, LOOK_MS);
+  }
+
+  function stopLooking(): void {
+    look++;
+    clearTimeout(nextLook);
+  }
+
   /** The two ways to the agent. Everything else is the same. */
   async function address(): Promise<{ signedUrl: string; authorization?: string }> {
     if (channel === "proxy") return { signedUrl: session.proxyUrl(agentId), authorization: await getToken() };
@@ -200,6 +247,8 @@ export async function startVisit(options: VisitOptions): Promise<Visit> {
         onMessage(message) {
           callbacks.onMessage(message);
           if (message.role !== "agent") return;
+          // It may have started one, or told of one.
+          void showTasks();
           const id = `${agentSessionId}:${message.event_id ?? crypto.randomUUID()}`;
           const said: ShownMessage = { id, from: "agent", text: message.message };
           show(said);
@@ -236,6 +285,7 @@ export async function startVisit(options: VisitOptions): Promise<Visit> {
   }
 
   await showHistory();
+  void showTasks();
   void connect();
   return {
     conversationId,
@@ -251,14 +301,21 @@ export async function startVisit(options: VisitOptions): Promise<Visit> {
       return true;
     },
     finishTask: (task = {}) => backend.finishTask({ ...task, conversationId }),
+    async cancelTask(taskId) {
+      await askEdge(`/tasks/${encodeURIComponent(taskId)}`, { method: "DELETE" });
+      await showTasks();
+    },
     start() {
+      void showTasks();
       if (conversation === undefined && status.agent !== "connecting") void connect();
     },
     rest() {
+      stopLooking();
       hangUp();
       become({ agent: "ended", reason: "" });
     },
     leave() {
+      stopLooking();
       hangUp();
       session.close();
     },

@@ -28,7 +28,8 @@ const MAX_UNDERWAY = 1_000;
 
 /** What the sender of a callback is told. */
 export type CallbackAnswer =
-  | { kind: "delivered"; channel: ChannelName }
+  /** Without a channel where the page told it by itself. */
+  | { kind: "delivered"; channel?: ChannelName }
   | { kind: "queued"; reason: WaitingReason | "pending" }
   /** Settled at once without being said. */
   | { kind: "settled"; status: ResultStatus }
@@ -217,8 +218,8 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       const row = results.get(requestId);
       const channel = row?.attempts.at(-1)?.channel;
       if (row === null) settled([requestId], { kind: "discarded" });
-      else if (row.status === "delivered" && channel !== undefined)
-        settled([requestId], { kind: "delivered", channel });
+      else if (row.status === "delivered")
+        settled([requestId], { kind: "delivered", ...(channel === undefined ? {} : { channel }) });
       else if (row.settledAt !== null) settled([requestId], { kind: "settled", status: row.status });
     }
   }

@@ -66,6 +66,9 @@ const now = () => Date.now();
 /** The tag of the sockets that are lines of the relay. */
 const RELAY = "relay";
 
+/** The tickets of so many of the newest tasks are deleted with a conversation; older ones go by their own time. */
+const MAX_TICKETS_DELETED = 1_000;
+
 /** Before an alarm does its work it sets the next one, so that a crash in it is not the end. */
 const ALARM_AGAIN_MS = 60_000;
 const SHORTEST_PAUSE_MS = 1_000;
@@ -334,6 +337,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
 
   #noteCancelled(taskId: string, reason: "requested" | "hangup"): void {
     this.#log.info("task.cancelled", { callbackRequestId: taskId, reason });
+    this.#replies.cancel(taskId);
     for (const recipient of ["runner", "events"] as const) {
       this.#receipts.note("task.cancelled", { taskId, reason }, recipient);
     }
@@ -411,8 +415,15 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   /** Deletes the conversation. Returns whether there was one. */
   forget(): Promise<Answer<boolean>> {
     return this.#answer(() => {
-      const forgotten = this.#records.forget();
+      const tasks = this.#tasks.list({ limit: MAX_TICKETS_DELETED });
+      const forgotten = this.#records.forget(tasks.map(({ taskId }) => taskId));
+      for (const { taskId, status } of tasks) {
+        // Whoever works on it need not.
+        if (status === "processing")
+          this.#receipts.note("task.cancelled", { taskId, reason: "deleted" }, "runner");
+      }
       this.#tasks.wipe();
+      this.#replies.cancelAll();
       this.#receipts.wipe();
       this.#relay.end("conversation_deleted");
       this.#proxy.end("conversation_deleted");

@@ -52,6 +52,8 @@ type Book = {
   deletedAt: number | null;
   /** Whether Redis has still to be told of the deletion. */
   deletionDue: 0 | 1;
+  /** The tasks whose tickets go with it. */
+  ticketsDue: readonly string[];
 };
 const NEW_BOOK: Book = {
   known: 0,
@@ -61,6 +63,7 @@ const NEW_BOOK: Book = {
   creation: null,
   deletedAt: null,
   deletionDue: 0,
+  ticketsDue: [],
 };
 const BLANK = JSON.stringify(NEW_BOOK);
 
@@ -271,6 +274,16 @@ export function createRecords(options: RecordsOptions) {
     pausedUntil = now() + Math.min(FIRST_PAUSE_MS * 2 ** refusals, LONGEST_PAUSE_MS);
     refusals += 1;
     logFailure(log, operation, error);
+  }
+
+  /** Tells Redis that the conversation was deleted. Throws StorageError. */
+  async function tellOfDeletion(deletedAt: number): Promise<readonly WriteOutcome[]> {
+    const outcomes = await storage.commit([
+      ...conversations.deleteWrites(conversationId, deletedAt),
+      ...book.ticketsDue.map((taskId): Write => ({ type: "delete", key: keys.task(taskId) })),
+    ]);
+    note({ deletionDue: 0, ticketsDue: [] });
+    return outcomes;
   }
 
   /** Tells Redis of a session that was registered or ended while it was down. Throws StorageError. */
@@ -668,23 +681,22 @@ export function createRecords(options: RecordsOptions) {
       }),
 
     /**
-     * Deletes the conversation for 48 h; from now on it is gone here, and in Redis when the promise resolves, or as
-     * soon as that takes it. Returns whether there was one.
+     * Deletes the conversation for 48 h, the tickets of its tasks included; from now on it is gone here, and in Redis
+     * when the promise resolves, or as soon as that takes it. Returns whether there was one.
      */
-    async forget(): Promise<boolean> {
+    async forget(taskIds: readonly string[] = []): Promise<boolean> {
       if (isDeleted()) return false;
       const deletedAt = now();
       const wasKnown = book.known === 1 || book.creation !== null || book.hadSession === 1;
       sql.transaction(() => {
         current.clear();
         sql.rows("DELETE FROM outbox");
-        note({ ...NEW_BOOK, deletedAt, deletionDue: 1 });
+        note({ ...NEW_BOOK, deletedAt, deletionDue: 1, ticketsDue: taskIds });
         options.discarded(results.wipe(deletedAt));
       });
       return inTurn(async () => {
         try {
-          const [standing] = await storage.commit(conversations.deleteWrites(conversationId, deletedAt));
-          note({ deletionDue: 0 });
+          const [standing] = await tellOfDeletion(deletedAt);
           return conversations.stands(conversationId, standing as string | null);
         } catch (error) {
           noteFailure("forget", error);
@@ -700,8 +712,7 @@ export function createRecords(options: RecordsOptions) {
       await inTurn(async () => {
         try {
           if (isDeleted() && book.deletionDue === 1) {
-            await storage.commit(conversations.deleteWrites(conversationId, book.deletedAt ?? now()));
-            note({ deletionDue: 0 });
+            await tellOfDeletion(book.deletedAt ?? now());
           }
           await saveSession();
           do await exchange();

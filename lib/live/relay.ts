@@ -49,6 +49,8 @@ import type { Turn } from "./turn.ts";
 export const ACKNOWLEDGE_MS = 5_000;
 /** How many pages may be attached; the oldest makes room. */
 export const MAX_LINES = 16;
+/** As many long ones as a frame holds. Each is looked up, and stands in the log. */
+export const MAX_REQUEST_IDS = 500;
 /** More frames of one page in a second are a flood. */
 export const MAX_FRAMES_A_SECOND = 200;
 
@@ -56,8 +58,8 @@ const OPEN = 1;
 const NORMAL_CLOSURE = 1000;
 const INTERNAL_ERROR = 1011;
 
-/** As many as a frame holds. */
-const requestIds = v.array(v.pipe(v.string(), v.check(isRequestId, "must be a requestId")));
+const anyRequestIds = v.array(v.pipe(v.string(), v.check(isRequestId, "must be a requestId")));
+const requestIds = v.pipe(anyRequestIds, v.maxLength(MAX_REQUEST_IDS, `must be at most ${MAX_REQUEST_IDS}`));
 const CALLER_HEADER = "x-caller";
 
 /** The request that opens a line at the object of a conversation, for whoever was let in. */
@@ -79,7 +81,7 @@ const FRAMES = {
     agentSessionId: v.optional(
       v.pipe(v.string(), v.nonEmpty("must not be empty"), v.maxLength(256, "must be at most 256 characters")),
     ),
-    heard: v.optional(requestIds),
+    heard: v.optional(anyRequestIds),
   }),
   ack: v.object({ type: v.literal("ack"), requestIds }),
   nack: v.object({ type: v.literal("nack"), requestIds, reason: v.optional(v.string(), "") }),
@@ -281,7 +283,9 @@ export function createRelay(options: RelayOptions) {
       // The same page has come back.
       for (const line of lines.filter((other) => other.session.agentSessionId === agentSessionId))
         replace(line);
-      if (frame.heard !== undefined) delivery().hear(frame.heard, agentSessionId);
+      // A list that is too long proves nothing, as none does.
+      const { heard } = frame;
+      if (heard !== undefined && heard.length <= MAX_REQUEST_IDS) delivery().hear(heard, agentSessionId);
     }
     const replaced = await records.attach(session, to, () => {
       if (!isOpen(socket)) return;

@@ -13,6 +13,9 @@ const CONFIRM_MS = 5_000;
 /** How long after its time a tool call that never came is remembered, in ms. */
 const LATE_MS = 10_000;
 
+/** What the agent is told of a task that nobody wants any more. */
+const CANCELLED = "The task was cancelled.";
+
 type Reply = {
   /** In ms. */
   until: number;
@@ -32,7 +35,7 @@ export function createReplies({
 }) {
   const replies = new Map<string, Reply>();
 
-  return {
+  const calls = {
     /** A tool call is going to wait so many ms for its task. Returns whether it may. */
     expect(taskId: string, ms: number): boolean {
       for (const [id, { until }] of replies) if (until < now()) replies.delete(id);
@@ -54,6 +57,20 @@ export function createReplies({
       patience.abort();
       if (result === null) replies.delete(taskId);
       return result;
+    },
+
+    /** Nobody wants the result of a task any more: the call that waits for it is answered so. */
+    cancel(taskId: string): void {
+      const reply = replies.get(taskId);
+      if (reply === undefined || reply.offered !== null) return;
+      const result: Result = { requestId: taskId, success: false, error: CANCELLED, delivery: "silent" };
+      reply.offered = { result, end: () => {} };
+      reply.take?.(result);
+    },
+
+    /** The conversation is gone: every call that waits is answered so. */
+    cancelAll(): void {
+      for (const taskId of replies.keys()) calls.cancel(taskId);
     },
 
     /** The tool call has its answer, or has gone without one. */
@@ -80,4 +97,5 @@ export function createReplies({
       return Promise.race([promise, late]).finally(() => patience.abort());
     },
   };
+  return calls;
 }

@@ -7,6 +7,8 @@ import { LRUCache } from "lru-cache";
 import {
   checkWrites,
   expiryAt,
+  type Storage,
+  secondsUntil,
   type TextStorage,
   type TextWrite,
   ttlMillis,
@@ -22,7 +24,9 @@ export type MemoryStorageOptions = {
 
 type Kept = { value: string; expiresAt: number | null };
 
-export function createMemoryStorage({ now, maxRecords = 1000 }: MemoryStorageOptions): TextStorage {
+export type MemoryStorage = TextStorage & Pick<Storage, "ttl">;
+
+export function createMemoryStorage({ now, maxRecords = 1000 }: MemoryStorageOptions): MemoryStorage {
   const texts = new LRUCache<string, Kept>({ max: maxRecords });
 
   function find(key: string): Kept | undefined {
@@ -54,13 +58,19 @@ export function createMemoryStorage({ now, maxRecords = 1000 }: MemoryStorageOpt
     }
   }
 
-  const storage: TextStorage = {
+  const storage: MemoryStorage = {
     name: "memory",
     get: async (key) => find(key)?.value ?? null,
 
     async getAndTouch(key, ttlSeconds) {
       const [text] = await storage.commit([{ type: "get", key, ttlSeconds }]);
       return text;
+    },
+
+    async ttl(key) {
+      const standing = find(key);
+      if (standing === undefined) return null;
+      return secondsUntil(standing.expiresAt, now()) ?? Number.POSITIVE_INFINITY;
     },
 
     async update(key, change, ttlSeconds) {

@@ -79,6 +79,68 @@ export function tellScenarios(channels: readonly PageName[], startVisitor: Start
       expect(conversations()[0]?.told).toEqual(["what is new?"]);
     });
 
+    test("the agent starts a task, knows how far it is, and speaks of its result once", async () => {
+      const tab = await open(channel);
+      await tab.say("research ships");
+      expect(await tab.shows("agent", "started")).toMatch(/^I have started on that/);
+      const work = await world.work(tab.conversationId);
+      expect(work).toMatchObject({ tool: "research", args: { query: "ships" } });
+      await tab.showsTask("under way");
+      await work.progress("two of three asked");
+      await tab.showsTask("two of three asked");
+      await tab.say("how far is it?");
+      await tab.shows("agent", "By the way: A task is under way: two of three asked.");
+
+      work.finish("the cheapest is Acme");
+      expect(await tab.shows("agent", "Acme")).toBe("Your task research has finished: the cheapest is Acme.");
+      await tab.showsTask("done");
+      expect(tellings(work.taskId)).toBe(1);
+      await expect
+        .poll(() => world.result(tab.conversationId, work.taskId))
+        .toMatchObject({ status: "delivered", channel });
+    });
+
+    test("a tool call that waits is answered with the result, and nothing is pushed", async () => {
+      const tab = await open(channel);
+      await tab.say("research ships and wait");
+      const work = await world.work(tab.conversationId);
+      work.finish("the cheapest is Acme");
+
+      expect(await tab.shows("agent", "Acme")).toBe("the cheapest is Acme");
+      expect(tellings(work.taskId)).toBe(0);
+      await expect
+        .poll(() => world.result(tab.conversationId, work.taskId))
+        .toMatchObject({ status: "delivered", channel: "reply" });
+    });
+
+    test("a task that is cancelled is stopped, and its result is not said", async () => {
+      const tab = await open(channel);
+      await tab.say("research ships");
+      const work = await world.work(tab.conversationId);
+      await tab.showsTask("under way");
+      const stopped = new Promise((resolve) => work.signal.addEventListener("abort", resolve));
+      await tab.cancelTask();
+      await stopped;
+
+      await tab.showsTask("cancelled");
+      expect(await world.callBack(tab.conversationId, work.taskId)).toMatchObject({ status: "cancelled" });
+      expect(tellings(work.taskId)).toBe(0);
+    });
+
+    test("the result of a task whose page was reloaded is said to the agent of the next", async () => {
+      const tab = await open(channel);
+      await tab.say("research ships");
+      const work = await world.work(tab.conversationId);
+      await tab.reload();
+      await tab.connected();
+      await tab.showsTask("under way");
+      work.finish("the cheapest is Acme");
+
+      await tab.shows("agent", "the cheapest is Acme");
+      expect(tellings(work.taskId)).toBe(1);
+      expect(conversations()[0]?.told.join()).not.toContain("Acme");
+    });
+
     test("while the agent speaks a result waits for its turn, and its sender is told so", async () => {
       const tab = await open(channel);
       const requestId = freshRequest();

@@ -35,6 +35,7 @@ type Props = {
   conversation?: AgentConversation | null;
   conversationId?: string;
   onPush?: () => void;
+  onProgress?: () => void;
 };
 
 function Page({ conversationId = "c1", ...props }: Props) {
@@ -107,11 +108,16 @@ test("the listeners of the last render are called, and what the hook returns kee
   const { callbacks, attach, proxyUrl } = latest;
   const { line } = await edge.welcomed();
   await becomes("live");
-  await render({ conversation, onPush: () => told.push("second") });
+  await render({
+    conversation,
+    onPush: () => told.push("second"),
+    onProgress: () => told.push("progress"),
+  });
   expect(latest).toMatchObject({ callbacks, attach, proxyUrl });
+  line.send({ type: "progress", requestId: "a", seq: 1, delivery: "silent", text: "halfway" });
   line.send(pushOf(["a"]));
   await line.next();
-  expect(told).toEqual(["second"]);
+  expect(told).toEqual(["progress", "second"]);
 });
 
 test("another conversation begins anew", async () => {

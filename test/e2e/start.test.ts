@@ -1,4 +1,4 @@
-/** `npm start` as a person meets it: what it prints, the three curl lines, Ctrl-C, and what can go wrong. */
+/** `npm start` as a person meets it: what it prints, the curl lines, Ctrl-C, and what can go wrong. */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
@@ -11,6 +11,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
+import { createServer as createHttpServer } from "node:http";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -19,7 +20,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { startRedis } from "../support/redis.ts";
 
 const START_LIMIT_MS = 60_000;
-const PRINTED = /^3\. .*\ncurl .*\n/m;
+const PRINTED = /^5\. .*\ncurl .*\n/m;
 
 type Started = {
   child: ChildProcess;
@@ -117,7 +118,7 @@ async function run(line: string): Promise<unknown> {
     return JSON.parse(stdout);
   } catch (error) {
     if ((error as { code?: unknown }).code !== 127) throw error;
-    const [, url = ""] = /(http:\S+)/.exec(line) ?? [];
+    const [, url = ""] = /(http:[^\s']+)/.exec(line) ?? [];
     const [, body] = / -d '(.*)'/.exec(line) ?? [];
     const [, authorization = ""] = /authorization: ([^"]*)/.exec(line) ?? [];
     const headers = { "content-type": "application/json", authorization };
@@ -200,12 +201,12 @@ function filesBelow(path: string): string[] {
 }
 
 describe("npm start", () => {
-  test("tells the whole story in three curl lines, keeps it, and leaves nothing behind", async () => {
+  test("tells the story in three curl lines, keeps it, and leaves nothing behind", async () => {
     const first = start();
     await first.prints(PRINTED);
     const [register = "", callback = "", read = ""] = first.curls();
 
-    expect(first.curls()).toHaveLength(3);
+    expect(first.curls()).toHaveLength(5);
     expect(await run(register)).toMatchObject({ success: true, conversationId: "demo", ttl: 600 });
     expect(await run(callback)).toMatchObject({ delivered: true, status: "delivered", channel: "socket" });
     await first.prints(/^demo agent heard: .*The report is ready/m);
@@ -240,6 +241,55 @@ describe("npm start", () => {
       .poll(async () => (await tail()).stdout, { timeout: 10_000 })
       .toMatch(/^\S+ info {2}callback\.received .*\n(?:.*\n)*\S+ warn {2}callback\.queued .*reason=/);
   }, 60_000);
+
+  test("shows the whole circle in two more: a tool call, a runner, progress, and a result that is said", async () => {
+    const started = start();
+    await started.prints(PRINTED);
+    const [register = "", , read = "", call = "", wait = ""] = started.curls();
+    expect(await run(register)).toMatchObject({ success: true });
+
+    const answer = await run(call);
+    expect(answer).toMatchObject({
+      ok: true,
+      say: expect.stringContaining("started"),
+      result: { requestId: expect.stringMatching(/^demo:/), status: "processing" },
+    });
+    await started.prints(/^runner begins research \{"query":"suppliers in Bonn"\}, task demo:/m);
+    await started.prints(/^demo agent was told silently \(progress:demo:\S+\): .*Asking three suppliers/m);
+    await started.prints(/^demo agent heard: .*About “suppliers in Bonn”: three suppliers/m);
+    await started.prints(/^runner called back for research: delivered, socket$/m);
+
+    const waited = await run(wait);
+    expect(waited).toMatchObject({
+      ok: true,
+      say: expect.stringContaining("three suppliers"),
+      result: { status: "completed", success: true },
+    });
+    await started.prints(/^runner called back for research: delivered, reply$/m);
+    expect(started.printed().match(/^demo agent heard: /gm)).toHaveLength(1);
+    expect(await run(read)).toMatchObject({ messages: [{ toolName: "research" }, { toolName: "research" }] });
+  }, 90_000);
+
+  test("leaves the work to the runner that TOOL_RUNNER_URL names, and to none where none may be reached", async () => {
+    const own = createHttpServer((_, response) => response.writeHead(202).end()).listen(0, "127.0.0.1");
+    await once(own, "listening");
+    const asked = once(own, "request");
+    const { port: runnerPort } = own.address() as { port: number };
+    const started = start({ TOOL_RUNNER_URL: `http://127.0.0.1:${runnerPort}/mine` });
+    await started.prints(PRINTED);
+    expect(await run(started.curls()[3] ?? "")).toMatchObject({ ok: true });
+    const [request] = await asked;
+    expect(request.url).toBe("/mine");
+    expect(started.printed()).not.toContain("runner begins");
+    started.child.kill("SIGTERM");
+    await started.ended;
+    own.closeAllConnections();
+    own.close();
+
+    const without = start({ PUSH_ALLOWED_HOSTS: "agents.example" });
+    await without.prints(/^3\. .*\ncurl .*\n/m);
+    expect(without.curls()).toHaveLength(3);
+  }, 90_000);
 
   test("serves two pages, whose conversations, agent and tasks are there", async () => {
     const started = start();
@@ -513,7 +563,8 @@ describe("npm start", () => {
     started.child.kill("SIGINT");
 
     expect(await started.ended).toBe(0);
-    expect(processes.filter(isAlive)).toEqual([]);
+    // The builder of the pages goes when it finds that nobody is left to build for.
+    await expect.poll(() => processes.filter(isAlive)).toEqual([]);
     expect(readdirSync(directory).filter((name) => name !== "state")).toEqual([]);
   }, 30_000);
 

@@ -352,8 +352,8 @@ export function testConversation({
     },
 
     /** Deletes the conversation. */
-    forget(): Promise<boolean> {
-      const forgotten = life.records.forget();
+    forget(taskIds: readonly string[] = []): Promise<boolean> {
+      const forgotten = life.records.forget(taskIds);
       life.receipts.wipe();
       life.relay.end("conversation_deleted");
       return forgotten;

@@ -1,5 +1,6 @@
 /** A page that holds a line to the Worker, over a real WebSocket; what the browser client does by itself a test does by hand. */
 import { WebSocket } from "ws";
+import { handshake } from "./handshake.ts";
 
 export type Received = { type: string; [field: string]: unknown };
 export type PushReceived = Received & {
@@ -43,13 +44,7 @@ export async function openPage(
     closing = { code, reason: String(reason) };
     wake();
   });
-  await new Promise<void>((resolve, reject) => {
-    socket.once("open", resolve);
-    socket.once("unexpected-response", (_request, response) =>
-      reject(new Error(`refused with ${response.statusCode}`)),
-    );
-    socket.once("error", reject);
-  });
+  await handshake(socket);
   socket.on("error", () => {});
 
   /** Resolves with what `find` finds, now or soon; rejects after `ms`. */

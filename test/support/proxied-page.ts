@@ -1,5 +1,6 @@
 /** A page whose SDK connects to its agent through us, over a real WebSocket. */
 import { WebSocket } from "ws";
+import { handshake } from "./handshake.ts";
 import type { Frame } from "./provider.ts";
 
 export type ProxiedPageOptions = {
@@ -40,13 +41,7 @@ export async function connectPage(
     for (const look of waiting) look();
   });
   socket.on("close", (code, reason) => closing.resolve({ code, reason: String(reason) }));
-  await new Promise<void>((resolve, reject) => {
-    socket.once("open", resolve);
-    socket.once("unexpected-response", (_request, response) =>
-      reject(new Error(`refused with ${response.statusCode}`)),
-    );
-    socket.once("error", reject);
-  });
+  await handshake(socket);
   socket.on("error", () => {});
 
   const page = {

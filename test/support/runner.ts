@@ -29,7 +29,7 @@ export type TestRunner = Awaited<ReturnType<typeof startRunner>>;
 
 export async function startRunner(secret: string) {
   /** Whatever came with a signature that verifies; and how many requests came at all. */
-  const received: { id: string; body: Record<string, unknown> }[] = [];
+  const received: { id: string; text: string; body: Record<string, unknown> }[] = [];
   const waiting = new Set<() => void>();
   let requests = 0;
   const runner = { behaviour: "accepts" as RunnerBehaviour };
@@ -45,7 +45,8 @@ export async function startRunner(secret: string) {
     const check = await verifyStandardWebhook({ body, headers, secrets: [secret], now: Date.now() });
     requests += 1;
     if (!check.ok) return void response.writeHead(401).end();
-    received.push({ id: id ?? "", body: JSON.parse(body.toString()) as Record<string, unknown> });
+    const text = body.toString();
+    received.push({ id: id ?? "", text, body: JSON.parse(text) as Record<string, unknown> });
     for (const wake of waiting) wake();
     switch (runner.behaviour) {
       case "hangs":

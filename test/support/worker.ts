@@ -3,12 +3,13 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { convertV4MiniflareOptions, Miniflare } from "miniflare";
 import { inject } from "vitest";
+import { asDescribed } from "./contract.ts";
 
 export type LogLine = { level: string; event: string; [field: string]: unknown };
 
 export type TestWorker = {
   url: URL;
-  /** Sends a request; a `json` body sets method and content type. */
+  /** Sends a request; a `json` body sets method and content type. Throws where the answer is not as openapi.json says. */
   fetch(path: string, init?: RequestInit & { json?: unknown }): Promise<Response>;
   /** Every line logged so far, raw. */
   lines: string[];
@@ -48,6 +49,8 @@ export const OUTBOUND = "outside";
 const [NAME, OBJECTS] = ["worker", "objects"];
 /** The name of the Worker that reads traces. */
 const TRACES = "traces";
+/** The name of the Worker that has a service binding to the one under test. */
+export const BOUND = "bound";
 
 const compatibilityDate =
   /^compatibility_date = "(.*)"$/m.exec(readFileSync("wrangler.toml", "utf8"))?.[1] ?? "";
@@ -67,6 +70,8 @@ export type TestWorkerOptions = {
   countsObjects?: boolean;
   /** Has the runtime trace; `lines` then holds what it records, each behind `trace `. */
   traces?: boolean;
+  /** The source of a Worker that has a service binding, `EDGE`, to the entrypoint of the Worker under test. */
+  bound?: string;
   /** Rate limiters by the name of their binding. Without any, nothing is limited. */
   rateLimits?: Record<string, RateLimitOptions>;
 };
@@ -83,6 +88,7 @@ export async function startWorker(
     directory: persisted,
     countsObjects = false,
     traces = false,
+    bound,
   }: TestWorkerOptions = {},
 ): Promise<TestWorker> {
   const lines: string[] = [];
@@ -127,6 +133,13 @@ export async function startWorker(
     compatibilityDate,
     compatibilityFlags: ["streaming_tail_worker", "experimental"],
   };
+  const caller = {
+    name: BOUND,
+    modules: true,
+    script: bound ?? "",
+    compatibilityDate,
+    serviceBindings: { EDGE: { name: NAME, entrypoint: "AgentSessions" } },
+  } as const;
   const miniflare = new Miniflare({
     ...convertV4MiniflareOptions({
       workers: [
@@ -135,6 +148,7 @@ export async function startWorker(
         ...(outbound === undefined ? [] : [outside]),
         ...(objects === undefined ? [] : [standIns]),
         ...(traces ? [traceReader] : []),
+        ...(bound === undefined ? [] : [caller]),
       ],
       handleStructuredLogs: ({ message }) => {
         lines.push(message);
@@ -147,17 +161,21 @@ export async function startWorker(
   if (Object.keys(rateLimits).length > 0) await clearOfTheMinute();
   const logs = () => lines.flatMap((line) => (line.startsWith("{") ? [JSON.parse(line) as LogLine] : []));
 
+  async function fetchFrom(instance: number, path: string, given?: RequestInit & { json?: unknown }) {
+    const [target, init] = [new URL(path, url), withJson(given)];
+    if (instance === 0) return asDescribed(target, init, await fetch(target, init));
+    const worker = await miniflare.getWorker(`${NAME}-${instance}`);
+    const response = (await worker.fetch(target, init as never)) as unknown as Response;
+    return asDescribed(target, init, response);
+  }
+
   return {
     url,
     lines,
     logs,
     miniflare,
-    fetch: (path, init) => fetch(new URL(path, url), withJson(init)),
-    async fetchFrom(instance, path, init) {
-      if (instance === 0) return fetch(new URL(path, url), withJson(init));
-      const worker = await miniflare.getWorker(`${NAME}-${instance}`);
-      return (await worker.fetch(new URL(path, url), withJson(init) as never)) as unknown as Response;
-    },
+    fetch: (path, init) => fetchFrom(0, path, init),
+    fetchFrom,
     logged(event) {
       const { promise, resolve, reject } = Promise.withResolvers<LogLine>();
       const timer = setTimeout(

@@ -687,6 +687,13 @@ describe("what happens while something else is under way", () => {
     expect(c.tellings("r1")).toBe(1);
   });
 
+  test("an acknowledgement of what was not said yet, by a page that told it by itself, answers its sender", async () => {
+    const c = conversation();
+    const answer = c.callback("r1");
+    expect(c.delivery.acknowledge(["r1"])).toEqual(["r1"]);
+    expect(await answer).toEqual({ kind: "delivered" });
+  });
+
   test("an acknowledgement of what is being said answers its sender", async () => {
     const agent = slowAgent();
     const c = conversation(agent);

@@ -1,5 +1,7 @@
 /** The stand-in for ElevenLabs as its clients see it: signed URLs, frames, answers, and how a conversation ends. */
 import { once } from "node:events";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { Conversation } from "@elevenlabs/client";
 import type { ConversationMetadata, Outgoing } from "@elevenlabs/types";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -219,6 +221,45 @@ describe("a conversation", () => {
 
     expect(await closed(socket)).toEqual({ code: 1011, reason: "gone" });
     await provider.until(([first]) => (first?.isOpen ? undefined : first));
+  });
+});
+
+describe("its server tool", () => {
+  test("is called for who wants something looked for, and what it says is said", async () => {
+    const calls: unknown[] = [];
+    const edge = createServer(async (request, response) => {
+      let text = "";
+      for await (const chunk of request) text += chunk;
+      calls.push([request.url, request.headers["x-webhook-secret"], JSON.parse(text)]);
+      response.writeHead(200).end('{"ok":true,"say":"I have started on that."}');
+    }).listen(0, "127.0.0.1");
+    await once(edge, "listening");
+    const url = `http://127.0.0.1:${(edge.address() as AddressInfo).port}/agent-tools`;
+    const able = await startFakeProvider({
+      tool: { url, secret: "secret-of-the-tool" },
+      log: (line) => lines.push(line),
+    });
+    const socket = new WebSocket(able.agentUrl);
+    await once(socket, "open");
+    const say = (text: string) => socket.send(JSON.stringify({ type: "user_message", text }));
+    say("research ships");
+    say("research ships and wait");
+    const said = await able.until(([heard]) => (heard?.said.length === 2 ? heard.said : undefined));
+
+    expect(said).toEqual(["I have started on that.", "I have started on that."]);
+    const { id } = able.conversations[0] ?? {};
+    const body = { tool_name: "research", tool_args: { query: "ships" }, conversation_id: id };
+    expect(calls).toHaveLength(2);
+    expect(calls).toContainEqual(["/agent-tools", "secret-of-the-tool", body]);
+    expect(calls).toContainEqual(["/agent-tools?wait=20", "secret-of-the-tool", body]);
+    expect(lines).toContain(`demo agent calls its tool: ${JSON.stringify(body)}`);
+
+    edge.closeAllConnections();
+    edge.close();
+    say("research boats");
+    await able.until(([heard]) => (heard?.said[2] === "My tool does not answer." ? true : undefined));
+    socket.terminate();
+    await able.close();
   });
 });
 

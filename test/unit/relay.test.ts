@@ -86,6 +86,16 @@ describe("attaching", () => {
     });
   });
 
+  test.each([{ kind: "page", agentSessionId: undefined }, { kind: "server" }] as const)(
+    "by a %j under an id that no agent has builds no key of it",
+    async (caller) => {
+      const c = conversation();
+      await c.open(caller).hello({ agentSessionId: "conv 1:*" });
+      await c.clock.settle();
+      expect(await c.storage.get(keys.agentConversation("conv 1:*"))).toBe(null);
+    },
+  );
+
   test("goes on while Redis is down, and Redis is told afterwards", async () => {
     const c = conversation();
     c.redisIs("down");
@@ -464,6 +474,16 @@ describe("what breaks the rules", () => {
     const line = c.open();
     await line.say(frame);
     expect(line.socket.closing).toMatchObject({ code: 1008, reason: expect.stringMatching(/\w/) });
+  });
+
+  test("more ids than anybody looks up are refused; as what was heard they prove nothing", async () => {
+    const c = conversation();
+    await c.callback("r0");
+    const many = Array.from({ length: 501 }, (_, i) => `r${i}`);
+    const line = await attached(c, { agentSessionId: "conv_1", heard: many });
+    expect(c.row("r0").status).toBe("saying");
+    await line.ack(...many);
+    expect(line.socket.closing).toMatchObject({ code: 1008 });
   });
 
   test("a second hello, a binary frame and a flood do too", async () => {

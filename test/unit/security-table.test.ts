@@ -57,16 +57,26 @@ describe("the table of threats", () => {
   });
 });
 
-type Locked = { version: string; integrity?: string; hasInstallScript?: boolean; os?: string | string[] };
+type Locked = {
+  version: string;
+  integrity?: string;
+  hasInstallScript?: boolean;
+  link?: boolean;
+  os?: string | string[];
+};
 
 describe("what is installed", () => {
-  const { dependencies, devDependencies, optionalDependencies, allowScripts } = JSON.parse(
-    readFileSync("package.json", "utf8"),
-  ) as Record<string, Record<string, string>>;
+  const manifest = (path: string) =>
+    JSON.parse(readFileSync(path, "utf8")) as Record<string, Record<string, string>>;
+  const { dependencies, devDependencies, allowScripts, ...others } = manifest("package.json");
+  const { optionalDependencies } = manifest("dev/node/package.json");
   const { packages } = JSON.parse(readFileSync("package-lock.json", "utf8")) as {
     packages: Record<string, Locked>;
   };
-  const locked = Object.entries(packages).filter(([path]) => path !== "");
+  // All but what is in this repository.
+  const locked = Object.entries(packages).filter(
+    ([path, { link }]) => path.startsWith("node_modules/") && link !== true,
+  );
 
   test("are four packages of the product's own, and every version is exact", () => {
     expect(Object.keys(dependencies ?? {})).toEqual(["@upstash/redis", "hono", "lru-cache", "valibot"]);
@@ -91,7 +101,8 @@ describe("what is installed", () => {
     expect(Object.keys(allowScripts ?? {}).toSorted()).toEqual(["esbuild", "workerd"]);
   });
 
-  test("brings a Node for each platform, by its checksum", () => {
+  test("brings a Node for each platform, by its checksum, and none to who installs the package", () => {
+    expect(others.optionalDependencies).toBeUndefined();
     const nodes = Object.entries(optionalDependencies ?? {});
     expect(nodes.length).toBeGreaterThanOrEqual(5);
     for (const [name, version] of nodes) {

@@ -153,6 +153,8 @@ describe("the raw rule", () => {
     ["a URL that is no text", { sessionUrl: 7 }],
     ["a URL that is null", { sessionUrl: null }],
     ["an unknown transport", { sessionUrl: "wss://a.example/", transport: "pigeon" }],
+    // It would make one agent conversation of all that have no id.
+    ["an empty agentSessionId", { sessionUrl: "wss://a.example/", agentSessionId: "" }],
     ["a date that does not exist", { sessionUrl: "wss://a.example/", expiresAt: "2026-02-30T00:00:00Z" }],
     ["a date that is none", { sessionUrl: "wss://a.example/", expiresAt: "tomorrow" }],
     ["metadata that is a list", { sessionUrl: "wss://a.example/", metadata: [] }],
@@ -248,6 +250,7 @@ describe("a renewal", () => {
     { registrationId: null },
     { registrationId: "r".repeat(129) },
     { registrationId: "r1", agentSessionId: 7 },
+    { registrationId: "r1", agentSessionId: "" },
   ])("is refused: %j", (body) => {
     expect(() => parseRenewal(body)).toThrowError(expect.objectContaining({ code: "invalid_request" }));
   });

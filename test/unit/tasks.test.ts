@@ -2,6 +2,7 @@
 import { describe, expect, onTestFinished, test } from "vitest";
 import type { Core } from "../../lib/core.ts";
 import { stringifyJson } from "../../lib/json.ts";
+import { keys } from "../../lib/keys.ts";
 import { createReplies, MAX_REPLIES } from "../../lib/live/replies.ts";
 import { createTasks } from "../../lib/live/tasks.ts";
 import { createLogger } from "../../lib/log.ts";
@@ -67,6 +68,7 @@ describe("what a tool call must say", () => {
     [{ tool: "a", args: [1] }, "args"],
     [{ tool: "a", onHangup: "explode" }, "onHangup"],
     [{ tool: "a", deliverBy: "soon" }, "deliverBy"],
+    [{ tool: "a", deliverBy: "2026-01-01T00:00:00+01" }, "deliverBy"],
     [{ tool: "a", conversationId: "a:b" }, "conversationId"],
   ])("%j is refused at %s", (body, path) => {
     expect(() => parseToolCall(body, undefined)).toThrowError(
@@ -108,6 +110,23 @@ describe("a task", () => {
     await c.callback("newer", { topic: "weather" });
     expect(c.row("c1:t").status).toBe("superseded");
   });
+
+  test.each(["up", "down"] as const)(
+    "leaves no ticket when its conversation is deleted while Redis is %s",
+    async (redis) => {
+      const c = testConversation();
+      onTestFinished(() => c.close());
+      const { taskId, ...fields } = ticket("c1:t", { args: { of: "a person" } });
+      await c.records.ticket(taskId, stringifyJson({ taskId, ...fields }));
+      expect(await c.storage.get(keys.task(taskId))).toContain("a person");
+      c.redisIs(redis);
+      await c.forget([taskId]);
+      c.restart();
+      c.redisIs("up");
+      await c.live(5_000);
+      expect(await c.storage.get(keys.task(taskId))).toBe(null);
+    },
+  );
 
   test("that no runner took can be done all the same", () => {
     const tasks = tasksTable();

@@ -89,7 +89,7 @@ describe.each([...MAKING_ROUTES, ...PUTTING_ROUTES])("on %s", (path) => {
       duplex: "half",
       headers: { "content-type": "application/json" },
     };
-    const response = await fetch(new URL(path, worker.url), init as RequestInit);
+    const response = await worker.fetch(path, init as RequestInit);
     expect(response.status).toBe(413);
   });
 });

@@ -12,8 +12,9 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { app } from "../../functions/app.ts";
-import { type ProblemCode, STATUS_OF_CODE } from "../../functions/problem.ts";
+import { type ProblemCode, STATUS_OF_CODE } from "../../functions/problem-codes.ts";
 import { type AgentBehaviour, startAgent, type TestAgent } from "../support/agent.ts";
+import { asDescribed } from "../support/contract.ts";
 import { type Fault, type FaultyGateway, startFaultyGateway } from "../support/faulty-gateway.ts";
 import { openPage } from "../support/page.ts";
 import { startProvider } from "../support/provider.ts";
@@ -202,8 +203,13 @@ function startInProcess(environment: Record<string, unknown>): Driven {
     lines,
     logs: () => lines.map((line) => JSON.parse(line)),
     async fetch(path, init) {
-      const request = new Request(new URL(path, url), init as RequestInit);
-      return app.fetch(request, environment as never, context as never);
+      const target = new URL(path, url);
+      const request = new Request(target, init as RequestInit);
+      return asDescribed(
+        target,
+        init ?? {},
+        await app.fetch(request, environment as never, context as never),
+      );
     },
   };
   onTestFinished(() => void vi.restoreAllMocks());
@@ -426,6 +432,8 @@ function contract(id: string, agentUrl: string): Call[] {
     get("/health"),
     get("/config"),
     get("/config/health"),
+    get("/openapi.json"),
+    get("/docs"),
     post(`${API}/new`, { agentId: "agent", metadata: { note: secret("conversation metadata") } }, METADATA),
     { method: "POST", path: `${conversation}/token` },
     // The token holds what it was asked for.

@@ -104,7 +104,7 @@ describe("the API token", () => {
   test("sent twice is no credential", async () => {
     const headers = new Headers(bearer(API_TOKEN));
     headers.append("authorization", `Bearer ${API_TOKEN}`);
-    const response = await fetch(new URL(`${API}/list`, worker.url), { headers: [...headers] });
+    const response = await worker.fetch(`${API}/list`, { headers: [...headers] });
     expect(response.status).toBe(401);
   });
 });

@@ -238,6 +238,32 @@ describe("a tool call that waits", () => {
     expect(page.pushes()).toEqual([]);
   });
 
+  test("needs no page: that of a telephone call is kept under the provider's own id", async () => {
+    const id = "conv_of_a_telephone_call";
+    const answer = callTool({ tool: "a", conversationId: id }, "?wait=20");
+    void runner.callBack(await jobIn(id), { output: "heard on the phone" });
+    expect(await answer).toMatchObject({ ok: true, say: "heard on the phone" });
+    const history = (await (await worker.fetch(`${API}/${id}`)).json()) as {
+      messages: { content: string }[];
+    };
+    expect(history.messages).toMatchObject([{ content: "heard on the phone" }]);
+  });
+
+  test("passes arguments and result on as they came, to the last digit and key", async () => {
+    const { id } = await attached();
+    const exact = '{"zero":-0,"huge":1e400,"long":12345678901234567890,"__proto__":{"constructor":1}}';
+    const post = (url: URL | string, body: string) =>
+      fetch(url, { method: "POST", headers: { "content-type": "application/json" }, body });
+    const answer = post(
+      new URL("/agent-tools?wait=20", worker.url),
+      `{"tool":"a","conversationId":"${id}","args":${exact}}`,
+    );
+    const { taskId, callbackUrl } = await jobIn(id);
+    expect(runner.received.findLast(({ body }) => body.taskId === taskId)?.text).toContain(`"args":${exact}`);
+    await post(callbackUrl, `{"requestId":"${taskId}","output":${exact}}`);
+    expect(await (await answer).text()).toContain(`"output":${exact}`);
+  });
+
   test("is told that it failed, where it did", async () => {
     const { id } = await attached();
     const answer = callTool({ tool: "a", conversationId: id }, "?wait=20");
@@ -250,6 +276,21 @@ describe("a tool call that waits", () => {
     runner.behaviour = "eager";
     const answer = await callTool({ tool: "a", conversationId: id }, "?wait=20");
     expect(answer).toMatchObject({ ok: true, say: "eager result of a", result: { status: "completed" } });
+  });
+
+  test.each([
+    ["its task is cancelled", (job: Job) => `/tasks/${encodeURIComponent(job.taskId)}`],
+    ["its conversation is deleted", () => ""],
+  ])("no longer than until %s", async (_, path) => {
+    const { id } = await attached();
+    const answer = callTool({ tool: "a", conversationId: id }, "?wait=60");
+    const job = await jobIn(id);
+    await worker.fetch(`${API}/${id}${path(job)}`, { method: "DELETE" });
+    expect(await answer).toMatchObject({
+      ok: false,
+      say: "The task was cancelled.",
+      result: { requestId: job.taskId, status: "completed", success: false },
+    });
   });
 
   test("no longer than it said: what comes later is pushed", async () => {
@@ -346,10 +387,15 @@ describe("a task that is not wanted any more", () => {
 
 describe("the door", () => {
   test("asks for a webhook's credential, and where the feature is off it answers in words", async () => {
-    const closed = await startWorker({ ...LOCAL_BINDINGS, ...CLOSED_DOORS });
+    const closed = await startWorker({
+      ...LOCAL_BINDINGS,
+      ...CLOSED_DOORS,
+      WEBHOOK_REQUIRE_SIGNATURE: "true",
+    });
     const off = await startWorker({ ...LOCAL_BINDINGS, ELEVENLABS_AGENT_ENABLED: "false" });
     try {
       expect((await closed.fetch("/agent-tools", { json: { tool: "a" } })).status).toBe(401);
+      // The tools of ElevenLabs cannot sign, also where callbacks must.
       const headers = { authorization: `Bearer ${SHARED_SECRET}` };
       for (const answer of [
         await callTool({ tool: "a" }, "", { headers }, closed),

@@ -80,6 +80,10 @@ async function openTab(page: Page, channel: PageName, address: string): Promise<
       const words = page.locator(`#transcript li.${from} span`).filter({ hasText: text }).first();
       return (await words.textContent()) ?? "";
     },
+    async showsTask(text) {
+      await page.locator("#tasks li").first().filter({ hasText: text }).waitFor();
+    },
+    cancelTask: () => page.locator("#tasks button").first().click(),
     pass: (ms) => page.clock.fastForward(ms),
     async reload() {
       await page.reload();

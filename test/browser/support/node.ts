@@ -5,7 +5,14 @@
 import { type AgentSessionOptions, openAgentSession } from "../../../client/agent-session.ts";
 import type { Page, PageEvent } from "../../../client/page.ts";
 import type { PageName } from "../../../dev/pages/backend.ts";
-import { createBackend, type ShownMessage, startVisit, type Visit } from "../../../dev/pages/visit.ts";
+import {
+  createBackend,
+  type ShownMessage,
+  type ShownTask,
+  standOf,
+  startVisit,
+  type Visit,
+} from "../../../dev/pages/visit.ts";
 import { PATIENCE_MS, type Tab, type Visitor } from "./visitor.ts";
 import type { World } from "./world.ts";
 
@@ -33,7 +40,14 @@ export async function startNodeVisitor({ site }: World): Promise<Visitor> {
 }
 
 /** One loading of a page. */
-type Loaded = { visit: Visit; page: NodePage; shown: ShownMessage[]; changed: Set<() => void> };
+type Loaded = {
+  visit: Visit;
+  page: NodePage;
+  shown: ShownMessage[];
+  /** The newest first. */
+  tasks: () => readonly ShownTask[];
+  changed: Set<() => void>;
+};
 
 async function openTab(
   address: string,
@@ -48,6 +62,7 @@ async function openTab(
   async function load(id: string | undefined): Promise<Loaded> {
     const page = createNodePage(stored, browserEvents);
     const shown: ShownMessage[] = [];
+    let tasks: readonly ShownTask[] = [];
     const changed = new Set<() => void>();
     const tell = () => {
       for (const look of changed) look();
@@ -61,10 +76,14 @@ async function openTab(
         tell();
       },
       onStatus: tell,
+      onTasks(listed) {
+        tasks = listed;
+        tell();
+      },
       createSession: (options: AgentSessionOptions) => openAgentSession(page, options).session,
     });
     page.on("online", visit.start);
-    return { visit, page, shown, changed };
+    return { visit, page, shown, tasks: () => tasks, changed };
   }
 
   let loaded = await load(conversationId);
@@ -116,6 +135,15 @@ async function openTab(
         `${from}: ${text}`,
         () => loaded.shown.find((m) => m.from === from && m.text.includes(text))?.text,
       ),
+    async showsTask(text) {
+      await until(`task: ${text}`, () => {
+        const [newest] = loaded.tasks();
+        return (newest !== undefined && standOf(newest) === text) || undefined;
+      });
+    },
+    async cancelTask() {
+      await loaded.visit.cancelTask(loaded.tasks()[0]?.taskId ?? "");
+    },
     pass: async (ms) => loaded.page.pass(ms),
     async reload() {
       await unload();

@@ -28,6 +28,10 @@ export interface Tab {
   transcript(): Promise<Pick<ShownMessage, "from" | "text">[]>;
   /** Resolves with the first message that is shown, now or soon, of this speaker and with this text in it. */
   shows(from: ShownMessage["from"], text: string): Promise<string>;
+  /** Resolves when the newest task of the agent is shown like this: how far it is, or what has become of it. */
+  showsTask(text: string): Promise<void>;
+  /** Cancels the newest task. */
+  cancelTask(): Promise<void>;
   /** Time passes for the page. */
   pass(ms: number): Promise<void>;
   reload(): Promise<void>;

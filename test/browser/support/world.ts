@@ -1,20 +1,29 @@
-/** Everything around a browser: the built Worker behind a network of the test's own, the stand-in for ElevenLabs, the example pages. */
+/**
+ * Everything around a browser: the built Worker behind a network of the test's own, the stand-in for ElevenLabs, the
+ * example pages, and the example runner, which does what a test says.
+ */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type ExampleSite, startExampleSite } from "../../../dev/example-site.ts";
 import {
   type FakeProvider,
   type ProviderConversation,
   startFakeProvider,
 } from "../../../dev/fake-provider.ts";
-import { API_TOKEN, CLOSED_DOORS, SHARED_SECRET } from "../../support/secrets.ts";
+import { type Job, startRunner, type Task } from "../../../dev/runner.ts";
+import { API_TOKEN, CLOSED_DOORS, OUTBOUND_SECRET, SHARED_SECRET } from "../../support/secrets.ts";
 import { LOCAL_BINDINGS, startWorker, type TestWorker } from "../../support/worker.ts";
 import { type Plug, startPlug } from "./plug.ts";
+import { PATIENCE_MS } from "./visitor.ts";
 
 const ELEVENLABS_API_KEY = "elevenlabs-key-of-the-test-0123456789";
 /** The stand-in speaks about as fast as people read, so that it can be met while it speaks. */
 const PAUSE_MS = 30;
+
+/** What the runner has begun and does not end by itself. */
+export type Work = Job & Task & { finish(output: unknown): void };
 
 export type World = {
   site: ExampleSite;
@@ -23,6 +32,8 @@ export type World = {
   network: Plug;
   /** What the sender of a result is answered. */
   callBack(conversationId: string, requestId: string, fields?: object): Promise<Record<string, unknown>>;
+  /** Resolves with the work that the agent of a conversation has asked for last, now or soon. */
+  work(conversationId: string): Promise<Work>;
   /** A result as the conversation remembers it. */
   result(conversationId: string, requestId: string): Promise<Record<string, unknown> | undefined>;
   /** The Worker ends and begins again, with what its objects have written. */
@@ -38,6 +49,18 @@ export async function startWorld(): Promise<World> {
   const provider = await startFakeProvider({
     apiKey: ELEVENLABS_API_KEY,
     pauseMs: PAUSE_MS,
+    tool: { url: `http://127.0.0.1:${network.port}/agent-tools`, secret: SHARED_SECRET },
+    log: () => {},
+  });
+  const begun: Work[] = [];
+  const runner = await startRunner({
+    signingSecrets: [OUTBOUND_SECRET],
+    webhookSecret: SHARED_SECRET,
+    work(job, task) {
+      const { promise, resolve: finish } = Promise.withResolvers<unknown>();
+      begun.push({ ...job, ...task, finish });
+      return promise;
+    },
     log: () => {},
   });
   const site = await startExampleSite({
@@ -59,6 +82,8 @@ export async function startWorld(): Promise<World> {
         ELEVENLABS_API_URL: provider.url,
         ELEVENLABS_API_KEY,
         ELEVENLABS_AGENT_IDS: "demo",
+        TOOL_RUNNER_URL: runner.url,
+        SIGNING_SECRET: OUTBOUND_SECRET,
       },
       { directory },
     );
@@ -75,6 +100,13 @@ export async function startWorld(): Promise<World> {
       const json = { conversationId, requestId, output: `output of ${requestId}`, ...fields };
       const response = await worker.fetch("/callback", { headers: bearer(SHARED_SECRET), json });
       return (await response.json()) as Record<string, unknown>;
+    },
+    async work(conversationId) {
+      for (const end = Date.now() + PATIENCE_MS; Date.now() < end; await sleep(20)) {
+        const work = begun.findLast((job) => job.conversationId === conversationId);
+        if (work !== undefined) return work;
+      }
+      throw new Error("the runner was asked for nothing");
     },
     async result(conversationId, requestId) {
       const path = `/agent-conversations/api/${conversationId}/results`;
@@ -94,6 +126,7 @@ export async function startWorld(): Promise<World> {
       await site.close();
       await network.close();
       await worker.close();
+      await runner.close();
       await provider.close();
       await rm(directory, { recursive: true, force: true });
     },

@@ -1,0 +1,31 @@
+/** The codes that problems go by, and the status that each is answered with. */
+export const STATUS_OF_CODE = {
+  invalid_request: 400,
+  invalid_id: 400,
+  unauthorized: 401,
+  forbidden: 403,
+  not_found: 404,
+  session_not_found: 404,
+  conversation_not_found: 404,
+  state_not_found: 404,
+  memory_not_found: 404,
+  task_not_found: 404,
+  method_not_allowed: 405,
+  session_replaced: 409,
+  conversation_deleted: 410,
+  payload_too_large: 413,
+  unsupported_media_type: 415,
+  misdirected_request: 421,
+  upgrade_required: 426,
+  session_url_not_allowed: 422,
+  request_id_reused: 422,
+  rate_limited: 429,
+  internal_error: 500,
+  provider_refused: 502,
+  provider_unavailable: 503,
+  feature_disabled: 503,
+  misconfigured: 503,
+  storage_unavailable: 503,
+} as const;
+
+export type ProblemCode = keyof typeof STATUS_OF_CODE;
