@@ -20,15 +20,17 @@ import type { SecretVariable } from "../lib/auth/secret-rules.ts";
 import {
   type Config,
   configProblems,
-  type Environment,
   parseConfig,
   redisAddress,
   upstashFromRedisUrl,
+  VARIABLE_NAMES,
 } from "../lib/config.ts";
 import { checkOutboundTarget, ELEVENLABS_HOSTS } from "../lib/push/push-target.ts";
 import { type ExampleSite, startExampleSite } from "./example-site.ts";
 import { startFakeProvider } from "./fake-provider.ts";
 import { startGateway } from "./gateway.ts";
+import { keepLog } from "./log-file.ts";
+import { newSecret } from "./new-secret.ts";
 import { startRunner } from "./runner.ts";
 
 /** Says in one sentence why nothing can be started or has ended; printed without a stack. */
@@ -58,41 +60,6 @@ const DEFAULTS: Variables = {
   ELEVENLABS_AGENT_ENABLED: "true",
   ELEVENLABS_AGENT_IDS: "demo",
   PUSH_ALLOWED_HOSTS: ["localhost", "127.0.0.1", "[::1]", ...ELEVENLABS_HOSTS].join(","),
-};
-
-/** Every variable the Worker reads; the compiler keeps the list complete. */
-const FORWARDED: { [name in keyof Required<Environment>]: true } = {
-  STORAGE: true,
-  ELEVENLABS_AGENT_ENABLED: true,
-  UPSTASH_REDIS_REST_URL: true,
-  UPSTASH_REDIS_REST_TOKEN: true,
-  KV_REST_API_URL: true,
-  KV_REST_API_TOKEN: true,
-  REDIS_URL: true,
-  REDIS_HOST: true,
-  REDIS_PORT: true,
-  REDIS_PASSWORD: true,
-  REDIS_DB: true,
-  CONVERSATION_TTL_SECONDS: true,
-  REDIS_CONVERSATION_TTL: true,
-  USE_REDIS_SESSIONS: true,
-  OUTAGE_COPIES: true,
-  REQUIRE_AUTH: true,
-  API_TOKEN: true,
-  SESSION_TOKEN_SECRET: true,
-  WEBHOOK_SECRET: true,
-  WEBHOOK_REQUIRE_SIGNATURE: true,
-  ALLOWED_ORIGINS: true,
-  PUSH_ALLOWED_HOSTS: true,
-  TOOL_RUNNER_URL: true,
-  EVENTS_URL: true,
-  SIGNING_SECRET: true,
-  ELEVENLABS_API_KEY: true,
-  ELEVENLABS_API_URL: true,
-  ELEVENLABS_AGENT_ID: true,
-  ELEVENLABS_AGENT_IDS: true,
-  ELEVENLABS_TRANSCRIPTS: true,
-  ELEVENLABS_MONITOR: true,
 };
 
 /** What has to be ended, the newest first. */
@@ -173,7 +140,7 @@ async function main(): Promise<void> {
 function ownVariables(): Variables {
   const path = join(ROOT, ".dev.vars");
   const own: Variables = existsSync(path) ? parseEnv(readFileSync(path, "utf8")) : {};
-  for (const name of Object.keys(FORWARDED)) {
+  for (const name of VARIABLE_NAMES) {
     if (process.env[name]) own[name] = process.env[name];
   }
   return Object.fromEntries(Object.entries(own).filter(([, value]) => value !== ""));
@@ -186,10 +153,10 @@ function ownVariables(): Variables {
 function ownSecrets(stateDirectory: string): Record<SecretVariable, string> {
   const path = join(stateDirectory, "secrets.json");
   const made = {
-    API_TOKEN: randomBytes(32).toString("base64url"),
-    SESSION_TOKEN_SECRET: randomBytes(32).toString("base64url"),
-    WEBHOOK_SECRET: `whsec_${randomBytes(32).toString("base64")}`,
-    SIGNING_SECRET: `whsec_${randomBytes(32).toString("base64")}`,
+    API_TOKEN: newSecret("API_TOKEN"),
+    SESSION_TOKEN_SECRET: newSecret("SESSION_TOKEN_SECRET"),
+    WEBHOOK_SECRET: newSecret("WEBHOOK_SECRET"),
+    SIGNING_SECRET: newSecret("SIGNING_SECRET"),
   };
   mkdirSync(stateDirectory, { recursive: true });
   const keep = (secrets: typeof made) => {
@@ -342,8 +309,10 @@ function startWorker(options: { port: number; stateDirectory: string; variables:
     if (shown) process.stdout.write(chunk);
     else kept.push(chunk);
   };
-  child.stdout.setEncoding("utf8").on("data", show);
-  child.stderr.setEncoding("utf8").on("data", show);
+  const reader = keepLog(options.stateDirectory);
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding("utf8").on("data", show).on("data", reader());
+  }
 
   const ended = new Promise<never>((_, reject) => {
     child.once("error", reject);
@@ -478,6 +447,7 @@ and the agent starts the task itself.
   ${site.pageUrl("relay")}
   ${site.pageUrl("proxy")}
 A demo agent listens at ${agentUrl} and says here what it hears. Ctrl-C ends everything.
+What the Worker does: npm run tail -- --conversation ${CONVERSATION_ID}
 
 1. A browser registers its live session:
 curl -X POST ${url}/agent-conversations/api/${CONVERSATION_ID}/session ${json}${credential("API_TOKEN")} -d '${session}'

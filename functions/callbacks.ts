@@ -2,13 +2,13 @@
 import { InvalidRequestError } from "../lib/errors.ts";
 import type { JsonObject } from "../lib/json.ts";
 import { conversationIdOf, isTaskId } from "../lib/keys.ts";
-import type { CallbackAnswer } from "../lib/live/delivery.ts";
+import { type CallbackAnswer, outcomeOf } from "../lib/live/delivery.ts";
 import { isReport, takeReport } from "../lib/report.ts";
 import { isProgress, parseCallback, parseProgress } from "../lib/result.ts";
 import type { KeptCallbackAnswer, NotSaidStatus, ReportAnswer, SettledCallbackAnswer } from "./answers.ts";
 import { webhookForm } from "./auth.ts";
 import { readEvent, readJsonObject, requireShortBody } from "./body.ts";
-import type { AppContext } from "./context.ts";
+import { type AppContext, traceOf } from "./context.ts";
 import { ProblemError } from "./problem.ts";
 import { limitConversation } from "./rate-limit.ts";
 
@@ -31,7 +31,13 @@ export async function handleCallback(c: AppContext): Promise<Response> {
   }
   const callback = parseCallback(body, path);
   await limitConversation(c, "callback", callback.conversationId);
-  return respond(c, await live.deliver(callback, c.var.requestId));
+  const { conversationId, result } = callback;
+  const attributes = { conversationId, callbackRequestId: result.requestId };
+  return traceOf(c)("callback", attributes, async (note) => {
+    const answer = await live.deliver(callback, c.var.requestId);
+    note(outcomeOf(answer));
+    return respond(c, answer);
+  });
 }
 
 /** A signature says nothing of the path, so with one the body names its conversation, itself or by its task. */

@@ -4,6 +4,7 @@ import type { Config, Environment } from "../lib/config.ts";
 import type { Core } from "../lib/core.ts";
 import type { Logger } from "../lib/log.ts";
 import type { Caller } from "../lib/registration.ts";
+import { type Trace, traceBy } from "../lib/trace.ts";
 import type { LiveConversation, StorageObject } from "./index.ts";
 
 export type Bindings = Environment & {
@@ -32,3 +33,9 @@ export type AppEnv = {
 };
 
 export type AppContext = Context<AppEnv>;
+
+/** Spans of a request. Hono's type of the context does not know them yet. */
+export function traceOf(c: AppContext): Trace {
+  const { tracing } = c.executionCtx as ExecutionContext;
+  return traceBy(tracing, { requestId: c.var.requestId });
+}

@@ -146,6 +146,7 @@ const environmentSchema = v.object({
 
 /** The variables this product reads, by name. */
 export type Environment = { [name in keyof typeof environmentSchema.entries]?: unknown };
+export const VARIABLE_NAMES = Object.keys(environmentSchema.entries) as (keyof Environment)[];
 
 export type UpstashCredentials = { url: string; token: string };
 

@@ -40,10 +40,21 @@ export type Tables = Sql & {
 
 /**
  * A database whose tables are made by the first INSERT: until then there are no rows, and nothing is left
- * behind by who only looks. `table` is one of the tables that `schema` makes.
+ * behind by who only looks. `table` is one of the tables that `schema` makes; `later` says, by name, which of its
+ * columns an earlier version did not have.
  */
-export function tablesOf(sql: Sql, table: string, schema: string): Tables {
-  let exist = sql.rows("SELECT 1 FROM sqlite_master WHERE name = ?", table).length > 0;
+export function tablesOf(
+  sql: Sql,
+  table: string,
+  schema: string,
+  later: Readonly<Record<string, string>> = {},
+): Tables {
+  const [made] = sql.rows<{ sql: string }>("SELECT sql FROM sqlite_master WHERE name = ?", table);
+  let exist = made !== undefined;
+  for (const [column, definition] of Object.entries(later)) {
+    if (made !== undefined && !made.sql.includes(column))
+      sql.script(`ALTER TABLE ${table} ADD COLUMN ${column} ${definition};`);
+  }
   return {
     rows<T extends Record<string, SqlValue>>(statement: string, ...bindings: SqlValue[]): T[] {
       if (!exist) {

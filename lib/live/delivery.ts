@@ -7,11 +7,12 @@
  * is relied on after it: `results.say` decides anew, in one transaction, what may still be said.
  */
 import { parseExactly } from "../json.ts";
-import { type Logger, logFailure } from "../log.ts";
+import { type LogFields, type Logger, logFailure } from "../log.ts";
 import { type Channel, type ChannelName, type PushOutcome, pushBy } from "../push/channel.ts";
 import { messageOf, messageOfProgress, type Telling } from "../push/message.ts";
 import type { Delivery, Progress, Result } from "../result.ts";
 import type { SessionRecord } from "../session-store.ts";
+import type { SpanAttributes, Trace } from "../trace.ts";
 import { type AgentConversation, agentConversationOf, isSame } from "./agent-conversation.ts";
 import type { ResultReceipt } from "./receipts.ts";
 import { RETRY_MS, type ResultRow, type ResultStatus, type Results, type WaitingReason } from "./results.ts";
@@ -40,6 +41,21 @@ export type CallbackAnswer =
   /** The conversation was deleted. */
   | { kind: "discarded" };
 
+/** What a span may say of an answer. */
+export function outcomeOf(answer: CallbackAnswer): SpanAttributes {
+  const { kind: outcome } = answer;
+  switch (outcome) {
+    case "delivered":
+      return { outcome, channel: answer.channel };
+    case "queued":
+      return { outcome, reason: answer.reason };
+    case "settled":
+      return { outcome, reason: answer.status };
+    default:
+      return { outcome };
+  }
+}
+
 /** Who is there to be told; `hadSession` says whether anybody ever was. */
 export type Presence = { session: SessionRecord | null; hadSession: boolean };
 
@@ -59,6 +75,7 @@ export type DeliveryLoopOptions = {
   /** Called when the loop rests, for whoever asks when something has to be done next. */
   rested: () => void;
   log: Logger;
+  trace: Trace;
   /** The clock, in ms since the epoch. */
   now: () => number;
   /** Waits so many ms; a signal ends it early. */
@@ -84,18 +101,20 @@ export interface DeliveryLoop {
   expire(): void;
   /** Settles what a page says it has told its user. Returns the ids that this settled. */
   acknowledge(requestIds: readonly string[]): string[];
+  /** Nobody wants to hear of a result any more. Returns whether it waited. */
+  cancel(requestId: string): boolean;
   /** A page says that it has not told its agent these results, and will not. */
   refuse(requestIds: readonly string[], to: AgentConversation): void;
   /** A page says which results it has told in its agent conversation: those, and no others. */
   hear(requestIds: readonly string[], agentSessionId: string): void;
-  /** Tells whoever still waits that the conversation is gone. */
-  discard(): void;
+  /** The conversation is gone, which settled these results: tells whoever still waits. */
+  discard(requestIds: readonly string[]): void;
 }
 
 type Sender = { answered: Promise<CallbackAnswer>; answer: (answer: CallbackAnswer) => void; log: Logger };
 
 export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
-  const { results, channels, turn, look, isThere, note, now, wait } = options;
+  const { results, channels, turn, look, isThere, note, trace, now, wait } = options;
   /** Who waits for the outcome of the first telling, by requestId. */
   const senders = new Map<string, Sender>();
   let loop: Promise<void> | null = null;
@@ -114,7 +133,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     return sender;
   }
 
-  async function outcomeOf({ answered }: Sender): Promise<CallbackAnswer> {
+  async function answerOf({ answered }: Sender): Promise<CallbackAnswer> {
     const patience = new AbortController();
     const late = wait(SENDER_WAITS_MS, patience.signal).then(
       (): CallbackAnswer => ({ kind: "queued", reason: "pending" }),
@@ -137,11 +156,32 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     return senders.get(requestId)?.log ?? options.log.with({ callbackRequestId: requestId });
   }
 
+  /**
+   * The one line of a result that has been settled, however that came about, so that lines can be counted. What is
+   * found out of one that had been given up is another event.
+   */
+  function logSettled(requestIds: readonly string[], fields: LogFields = {}): void {
+    for (const requestId of requestIds) {
+      const row = results.get(requestId);
+      if (row === null || row.settledAt === null) continue;
+      const { status, delivery, attempts, receivedAt, settledAt, givenUp } = row;
+      const wasCounted = givenUp > (status === "unconfirmed" ? 1 : 0);
+      logOf(requestId).info(wasCounted ? "result.corrected" : "result.settled", {
+        status,
+        channel: attempts.at(-1)?.channel ?? null,
+        attempts: attempts.length,
+        ms: settledAt - receivedAt,
+        delivery,
+        ...fields,
+      });
+    }
+  }
+
   function noteSettled(
     status: "expired" | "superseded" | "dropped" | "cancelled",
     requestIds: readonly string[],
   ): void {
-    for (const requestId of requestIds) logOf(requestId).info(`callback.${status}`);
+    logSettled(requestIds);
     if (status === "expired" || status === "superseded") note(`result.${status}`, requestIds);
     settled(requestIds, { kind: "settled", status });
   }
@@ -310,7 +350,9 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       // Everything was settled meanwhile.
       if (head === undefined) break;
       const message = saying.length === requestIds.length ? whole : messageOf([head, ...tail], delivery);
-      const outcome = await pushBy(channel, session, message, { now, wait, isThere: isHere });
+      const outcome = await traced(saying, channel.name, delivery, () =>
+        pushBy(channel, session, message, { now, wait, isThere: isHere }),
+      );
       const concluded = results.conclude(saying, outcome, now());
       const isUnreached = outcome.outcome === "unreachable";
       if (isUnreached && !isHere()) return { requestIds, reception: "gone" };
@@ -322,6 +364,21 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     return { requestIds, reception: "heard" };
   }
 
+  function traced(
+    requestIds: readonly string[],
+    channel: ChannelName,
+    delivery: Delivery | undefined,
+    push: () => Promise<PushOutcome>,
+  ): Promise<PushOutcome> {
+    const [callbackRequestId] = requestIds;
+    const attributes = { callbackRequestId, results: requestIds.length, channel, delivery };
+    return trace("push", attributes, async (note) => {
+      const outcome = await push();
+      note(outcome);
+      return outcome;
+    });
+  }
+
   /** Logs what became of a push, and tells the senders. */
   function noteOutcome(
     requestIds: string[],
@@ -330,13 +387,13 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     isLast: boolean,
   ): void {
     if (outcome === "delivered") {
-      for (const requestId of requestIds) logOf(requestId).info("callback.delivered", { channel });
+      logSettled(requestIds);
       note("result.delivered", requestIds);
       settled(requestIds, { kind: "delivered", channel });
       return;
     }
     options.log.warn("push.failed", { channel, failure: outcome, callbackRequestIds: requestIds, ...detail });
-    if (outcome === "unconfirmed") note("result.unconfirmed", requestIds);
+    if (outcome === "unconfirmed") noteUnconfirmed(requestIds);
     if (!isLast) return;
     const reason = outcome === "unconfirmed" ? "unconfirmed" : "push_failed";
     for (const requestId of requestIds) {
@@ -346,10 +403,16 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     settled(requestIds, { kind: "queued", reason });
   }
 
+  /** Some of them have been given up, which settles them. */
+  function noteUnconfirmed(requestIds: readonly string[]): void {
+    logSettled(requestIds);
+    note("result.unconfirmed", requestIds);
+  }
+
   /** The tool call that asked for a result is given it; where that has gone, it is pushed like any other. */
   async function replyBy(requestId: string, told: Promise<PushOutcome>): Promise<void> {
     const saying = results.say([requestId], "reply", TOOL_CALL, now());
-    const outcome = await told;
+    const outcome = await traced(saying, "reply", undefined, () => told);
     const concluded = results.conclude(saying, outcome, now());
     if (concluded.length > 0) noteOutcome(concluded, "reply", outcome, outcome.outcome !== "unreachable");
     wake();
@@ -376,11 +439,13 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
   }
 
   function acknowledge(requestIds: readonly string[]): string[] {
-    const acknowledged = results.acknowledge(requestIds, now());
-    for (const requestId of acknowledged) {
-      const channel = results.get(requestId)?.attempts.at(-1)?.channel ?? null;
-      logOf(requestId).info("callback.delivered", { channel, acknowledged: true });
-    }
+    const [callbackRequestId] = requestIds;
+    const acknowledged = trace("acknowledge", { callbackRequestId }, (noteOf) => {
+      const settledNow = results.acknowledge(requestIds, now());
+      noteOf({ results: settledNow.length });
+      return settledNow;
+    });
+    logSettled(acknowledged, { acknowledged: true });
     note("result.delivered", acknowledged);
     answerSettled();
     return acknowledged;
@@ -399,7 +464,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       const { row } = insertion;
       if (insertion.kind === "known") {
         const sender = senders.get(id);
-        if (sender !== undefined) return outcomeOf(sender);
+        if (sender !== undefined) return answerOf(sender);
         // Its first telling ended with an earlier life of this object, before anybody had looked at it.
         const isUnexamined = row.status === "waiting" && row.reason === null;
         if (!isUnexamined) return Promise.resolve(duplicateOf(row));
@@ -408,7 +473,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
         noteSettled("dropped", insertion.dropped);
         underway.delete(id);
         if (row.status !== "waiting") {
-          log.info(row.status === "cancelled" ? "callback.cancelled" : "callback.expired");
+          logSettled([id], { requestId });
           if (row.status === "expired") note("result.expired", [id]);
           wake();
           return Promise.resolve({ kind: "settled", status: row.status });
@@ -418,7 +483,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       const reply = insertion.kind === "new" ? options.offer(result) : null;
       if (reply !== null) void replyBy(id, reply);
       wake();
-      return outcomeOf(sender);
+      return answerOf(sender);
     },
 
     progress(progress) {
@@ -437,10 +502,16 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     rest: async () => {
       while (loop !== null) await loop;
     },
-    recover: () => note("result.unconfirmed", results.recover(now())),
+    recover: () => noteUnconfirmed(results.recover(now())),
     expire,
 
     acknowledge,
+
+    cancel(requestId) {
+      const wasWaiting = results.cancel(requestId, now());
+      if (wasWaiting) noteSettled("cancelled", [requestId]);
+      return wasWaiting;
+    },
 
     refuse(requestIds, to) {
       const isToldHere = ({ sayingTo, toldTo }: ResultRow) => {
@@ -464,7 +535,10 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       );
     },
 
-    discard: () => settled([...senders.keys()], { kind: "discarded" }),
+    discard(requestIds) {
+      logSettled(requestIds, { reason: "conversation_deleted" });
+      settled([...senders.keys()], { kind: "discarded" });
+    },
   };
 }
 

@@ -5,7 +5,7 @@
  *
  * Named by the conversation's id. An object that has nothing left to know deletes everything it has.
  */
-import { DurableObject } from "cloudflare:workers";
+import { DurableObject, tracing } from "cloudflare:workers";
 import { createAgentConversations } from "../agent-conversations.ts";
 import {
   type ConversationRecord,
@@ -25,8 +25,9 @@ import { durableObjectSql } from "../sql.ts";
 import { createBreaker, OF_AN_OBJECT, withBreaker } from "../storage/breaker.ts";
 import type { Storage, TtlSeconds } from "../storage/storage.ts";
 import type { Ticket } from "../task.ts";
+import { type Trace, traceBy } from "../trace.ts";
 import { agentConversationOf } from "./agent-conversation.ts";
-import { type CallbackAnswer, createDeliveryLoop, type DeliveryLoop } from "./delivery.ts";
+import { type CallbackAnswer, createDeliveryLoop, type DeliveryLoop, outcomeOf } from "./delivery.ts";
 import { type AgentProxy, agentOf, createProxy, type ProxyOptions } from "./proxy.ts";
 import {
   createReceipts,
@@ -83,6 +84,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   readonly #receipts: Receipts;
   readonly #isEnabled: boolean;
   readonly #log;
+  readonly #trace: Trace;
   #alarmAt: number | null = null;
 
   constructor(ctx: DurableObjectState, env: Env) {
@@ -132,6 +134,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       agents: outbound.runner === null ? null : createAgentConversations({ storage, log, ttlSeconds }),
       connected: () => this.#connected(),
       sessionChanged: sessionReceipts(receipts, channels, now),
+      discarded: (requestIds) => this.#delivery.discard(requestIds),
     });
     this.#relay = createRelay({
       conversationId,
@@ -167,6 +170,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     this.#replies = createReplies({ now, wait });
     this.#receipts = receipts;
     this.#log = log;
+    this.#trace = traceBy(tracing, { conversationId });
     this.#isEnabled = featureEnabled;
     this.#delivery = createDeliveryLoop({
       results,
@@ -178,6 +182,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       note: resultReceipts(receipts, results),
       rested: () => this.#tidyLater("delivery"),
       log,
+      trace: this.#trace,
       now,
       wait,
     });
@@ -234,7 +239,12 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       messageText(messageOfResult(given, now()));
       this.#records.noteActivity();
       const { result, isCancelled } = this.#tasks.finish(given, now());
-      return this.#delivery.receive(result, text, requestId, isCancelled);
+      const attributes = { requestId, callbackRequestId: result.requestId, delivery: result.delivery };
+      return this.#trace("deliver", attributes, async (note) => {
+        const answered = await this.#delivery.receive(result, text, requestId, isCancelled);
+        note(outcomeOf(answered));
+        return answered;
+      });
     });
   }
 
@@ -315,7 +325,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     return this.#answer(() => {
       if (this.#tasks.get(taskId) === null) return null;
       const isCancelled = this.#cancelTask(taskId, "requested");
-      return this.#results.cancel(taskId, now()) || isCancelled;
+      return this.#delivery.cancel(taskId) || isCancelled;
     });
   }
 
@@ -415,7 +425,6 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       this.#tasks.wipe();
       this.#replies.cancelAll();
       this.#receipts.wipe();
-      this.#delivery.discard();
       this.#relay.end("conversation_deleted");
       this.#proxy.end("conversation_deleted");
       return forgotten;

@@ -91,6 +91,8 @@ export type RecordsOptions = {
   connected: () => SessionRecord | null;
   /** Told when another registration, or none, is the current one, in the same turn. */
   sessionChanged: (before: SessionRecord | null, after: SessionRecord | null) => void;
+  /** Told which results were settled because the conversation was deleted, in the same turn. */
+  discarded: (requestIds: readonly string[]) => void;
 };
 
 export type Records = ReturnType<typeof createRecords>;
@@ -690,7 +692,7 @@ export function createRecords(options: RecordsOptions) {
         current.clear();
         sql.rows("DELETE FROM outbox");
         note({ ...NEW_BOOK, deletedAt, deletionDue: 1, ticketsDue: taskIds });
-        results.wipe(deletedAt);
+        options.discarded(results.wipe(deletedAt));
       });
       return inTurn(async () => {
         try {

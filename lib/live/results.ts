@@ -80,6 +80,8 @@ export type ResultRow = {
   retryAt: number | null;
   receivedAt: number;
   settledAt: number | null;
+  /** How often it was settled by being given up; something may have been heard of it later. */
+  givenUp: number;
 };
 
 export type Insertion =
@@ -106,8 +108,10 @@ type Row = {
   retry_at: number | null;
   received_at: number;
   settled_at: number | null;
+  given_up: number;
 };
 
+const GIVEN_UP = "INTEGER NOT NULL DEFAULT 0";
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS results (
     seq INTEGER PRIMARY KEY,
@@ -127,7 +131,8 @@ const SCHEMA = `
     retry_at INTEGER,
     in_history INTEGER NOT NULL DEFAULT 0,
     received_at INTEGER NOT NULL,
-    settled_at INTEGER
+    settled_at INTEGER,
+    given_up ${GIVEN_UP}
   );
   CREATE INDEX IF NOT EXISTS results_open ON results (status, seq) WHERE settled_at IS NULL;
   CREATE INDEX IF NOT EXISTS results_settled ON results (settled_at) WHERE settled_at IS NOT NULL;
@@ -169,7 +174,7 @@ export type ResultsOptions = {
 };
 
 export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
-  const tables = tablesOf(database, "results", SCHEMA);
+  const tables = tablesOf(database, "results", SCHEMA, { given_up: GIVEN_UP });
   const sql: Sql = {
     ...tables,
     rows<T extends Record<string, SqlValue>>(statement: string, ...bindings: SqlValue[]): T[] {
@@ -228,9 +233,11 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     const isGivenUp = row.tellings + 1 > 1;
     sql.rows(
       `UPDATE results SET status = 'unconfirmed', reason = 'unconfirmed', attempts = ?, tellings = tellings + 1,
-         told_to = saying_to, saying_to = NULL, retry_at = NULL, settled_at = ? WHERE seq = ?`,
+         told_to = saying_to, saying_to = NULL, retry_at = NULL, settled_at = ?, given_up = given_up + ?
+       WHERE seq = ?`,
       attempts,
       isGivenUp ? now : null,
+      isGivenUp ? 1 : 0,
       row.seq,
     );
   }
@@ -521,13 +528,16 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     cancel: (requestId: string, now: number): boolean =>
       settle("cancelled", now, `request_id = ? AND ${OPEN}`, requestId).length > 0,
 
-    /** The conversation was deleted: nothing is said any more, and what was said is not kept. */
-    wipe(now: number): void {
+    /**
+     * The conversation was deleted: nothing is said any more, and what was said is not kept. Returns the ids of those
+     * that this settled.
+     */
+    wipe: (now: number): string[] =>
       sql.transaction(() => {
-        settle("dropped", now, "settled_at IS NULL");
+        const dropped = settle("dropped", now, "settled_at IS NULL");
         sql.rows("UPDATE results SET text = NULL, topic = NULL, in_history = 1");
-      });
-    },
+        return dropped;
+      }),
 
     /**
      * When something has to be done next, in ms; null for never. `isLive`: whether anybody is there to be told;
@@ -564,5 +574,6 @@ function read(row: Row): ResultRow {
     retryAt: row.retry_at,
     receivedAt: row.received_at,
     settledAt: row.settled_at,
+    givenUp: row.given_up,
   };
 }

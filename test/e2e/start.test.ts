@@ -229,6 +229,19 @@ describe("npm start", () => {
     expect(await second.ended).toBe(0);
   }, 90_000);
 
+  test("keeps its log, for npm run tail", async () => {
+    const started = start();
+    await started.prints(PRINTED);
+    const [, callback = ""] = started.curls();
+    await run(callback);
+
+    const options = ["--persist-to", join(directory, "state"), "--no-follow", "--conversation", "demo"];
+    const tail = () => promisify(execFile)(process.execPath, ["dev/tail.ts", ...options]);
+    await expect
+      .poll(async () => (await tail()).stdout, { timeout: 10_000 })
+      .toMatch(/^\S+ info {2}callback\.received .*\n(?:.*\n)*\S+ warn {2}callback\.queued .*reason=/);
+  }, 60_000);
+
   test("shows the whole circle in two more: a tool call, a runner, progress, and a result that is said", async () => {
     const started = start();
     await started.prints(PRINTED);

@@ -35,6 +35,7 @@ import {
 } from "../../lib/session-store.ts";
 import { createSqliteKeys, createSqliteStorage } from "../../lib/storage/sqlite.ts";
 import type { Storage } from "../../lib/storage/storage.ts";
+import { noTrace, type Trace } from "../../lib/trace.ts";
 import { memorySql } from "./sql.ts";
 import type { LogLine } from "./worker.ts";
 
@@ -118,11 +119,13 @@ export function testConversation({
   channels,
   onPush,
   onReceipt,
+  trace = noTrace,
 }: {
   channels?: (pushed: PushMessage[]) => Channel[];
   onPush?: TestChannelOptions["onPush"];
   /** What becomes of a receipt. Without it none are wanted. */
   onReceipt?: (receipt: SentReceipt) => PostOutcome | Promise<PostOutcome>;
+  trace?: Trace;
 } = {}) {
   const conversationId = "c1";
   const clock = createClock();
@@ -192,6 +195,7 @@ export function testConversation({
       connected: () => relay.connection()?.session ?? null,
       nextTryAt: () => null,
       sessionChanged: sessionReceipts(receipts, dialling, now),
+      discarded: (requestIds) => delivery.discard(requestIds),
     });
     const relay: Relay = createRelay({
       conversationId,
@@ -216,6 +220,7 @@ export function testConversation({
       note: resultReceipts(receipts, results),
       rested: () => duesAtRest.push(tester.nextDue()),
       log,
+      trace,
       now,
       wait,
     });
@@ -350,7 +355,6 @@ export function testConversation({
     forget(taskIds: readonly string[] = []): Promise<boolean> {
       const forgotten = life.records.forget(taskIds);
       life.receipts.wipe();
-      life.delivery.discard();
       life.relay.end("conversation_deleted");
       return forgotten;
     },

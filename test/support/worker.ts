@@ -47,6 +47,8 @@ export const bindingsOver = ({ url, token }: { url: string; token: string }) => 
 export const OUTBOUND = "outside";
 /** The names of the Worker under test, and of the one whose classes stand in for its objects. */
 const [NAME, OBJECTS] = ["worker", "objects"];
+/** The name of the Worker that reads traces. */
+const TRACES = "traces";
 /** The name of the Worker that has a service binding to the one under test. */
 export const BOUND = "bound";
 
@@ -66,6 +68,8 @@ export type TestWorkerOptions = {
   directory?: string;
   /** Lets the objects of conversations log `object.constructed`. */
   countsObjects?: boolean;
+  /** Has the runtime trace; `lines` then holds what it records, each behind `trace `. */
+  traces?: boolean;
   /** The source of a Worker that has a service binding, `EDGE`, to the entrypoint of the Worker under test. */
   bound?: string;
   /** Rate limiters by the name of their binding. Without any, nothing is limited. */
@@ -83,6 +87,7 @@ export async function startWorker(
     objects,
     directory: persisted,
     countsObjects = false,
+    traces = false,
     bound,
   }: TestWorkerOptions = {},
 ): Promise<TestWorker> {
@@ -106,6 +111,7 @@ export async function startWorker(
         ]),
       ),
       ...(outbound === undefined ? {} : { outboundService: OUTBOUND }),
+      ...(traces ? { streamingTails: [TRACES] } : {}),
     }) as const;
   const outside = { name: OUTBOUND, modules: true, script: outbound ?? "", compatibilityDate } as const;
   const standIns = {
@@ -117,6 +123,16 @@ export async function startWorker(
       Object.entries(CLASSES).map(([binding, className]) => [binding, { className, useSQLite: true }]),
     ),
   } as const;
+  const traceReader = {
+    name: TRACES,
+    modules: true as const,
+    // Some of the runtime's own attributes are BigInts.
+    script: `const plain = (_key, value) => typeof value === "bigint" ? Number(value) : value;
+      const write = (line) => console.log("trace " + JSON.stringify(line, plain));
+      export default { tailStream(onset) { write(onset); return write; } };`,
+    compatibilityDate,
+    compatibilityFlags: ["streaming_tail_worker", "experimental"],
+  };
   const caller = {
     name: BOUND,
     modules: true,
@@ -131,6 +147,7 @@ export async function startWorker(
         ...others.map((own, i) => instance(`${NAME}-${i + 1}`, { ...bindings, ...own })),
         ...(outbound === undefined ? [] : [outside]),
         ...(objects === undefined ? [] : [standIns]),
+        ...(traces ? [traceReader] : []),
         ...(bound === undefined ? [] : [caller]),
       ],
       handleStructuredLogs: ({ message }) => {

@@ -283,7 +283,7 @@ describe("nobody there", () => {
     expect(await c.callback("task-0")).toEqual({ kind: "duplicate", delivered: false });
     expect(c.row("task-1").status).toBe("waiting");
     expect(c.lines).toContainEqual(
-      expect.objectContaining({ event: "callback.dropped", callbackRequestId: "task-0" }),
+      expect.objectContaining({ event: "result.settled", status: "dropped", callbackRequestId: "task-0" }),
     );
   });
 

@@ -174,7 +174,7 @@ describe("a push", () => {
     await c.clock.advance(1_000);
     await line.ack("r1");
     expect(c.row("r1")).toMatchObject({ status: "delivered", attempts: [{ outcome: "delivered" }] });
-    expect(eventsOf(c)).toContain("callback.delivered");
+    expect(eventsOf(c)).toContain("result.settled");
     const next = await attached(c, { agentSessionId: "conv_2" });
     expect(next.pushes()).toEqual([]);
   });

@@ -41,10 +41,10 @@ const NOT_REACHABLE: Partial<Record<ProblemCode, string>> = {};
 /** Events that must have been logged, so that the lines searched are all kinds of lines. */
 const EVENTS = [
   ...["session.registered", "session.replaced", "session.ended"],
-  ...["callback.received", "callback.duplicate", "callback.delivered", "callback.queued"],
+  ...["callback.received", "callback.duplicate", "callback.queued", "result.settled"],
   ...["report.appended", "report.acknowledged"],
   ...["relay.nack", "relay.unknown_frame", "provider.failed"],
-  ...["task.opened", "task.failed", "task.progress", "task.cancelled", "callback.cancelled", "event.failed"],
+  ...["task.opened", "task.failed", "task.progress", "task.cancelled", "event.failed"],
   ...["push.failed", "auth.rejected", "feature.disabled", "request.failed"],
 ];
 /** Events that need something put into Redis by hand. */
