@@ -7,7 +7,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseEnv } from "node:util";
 import { expect, test } from "vitest";
-import { type Environment, parseConfig } from "../../lib/config.ts";
+import { DOOR_SECRETS } from "../../lib/auth/secret-rules.ts";
+import { type Environment, parseConfig, VARIABLE_NAMES } from "../../lib/config.ts";
 import { startCloudflare, type Upload } from "../support/cloudflare.ts";
 
 /** Deploys as the README says, and returns what was uploaded beside the code. */
@@ -43,6 +44,14 @@ test("a deployment records no trace, and no query string of a request", async ()
   const { observability } = await deploy();
   expect(observability).toEqual({ enabled: true, redact_query_string: true, traces: { enabled: false } });
 }, 60_000);
+
+test("the deploy button asks for what the Worker reads, and says what each is", () => {
+  const asked = Object.keys(parseEnv(readFileSync(".dev.vars.example", "utf8")));
+  const { cloudflare } = JSON.parse(readFileSync("package.json", "utf8"));
+  expect(Object.keys(cloudflare.bindings)).toEqual(asked);
+  expect(asked.filter((name) => !VARIABLE_NAMES.some((known) => known === name))).toEqual([]);
+  expect(asked).toEqual(expect.arrayContaining([...DOOR_SECRETS]));
+});
 
 test(".dev.vars.example lists nothing that would weaken a deployment", () => {
   const text = readFileSync(".dev.vars.example", "utf8");
