@@ -242,7 +242,7 @@ describe("a service binding", () => {
       code: "misconfigured",
       status: 503,
     });
-  });
+  }, 60_000);
 
   test("needs no secret, and opens nothing to whoever comes over the network", async () => {
     other = await startWorker({ ...LOCAL_BINDINGS, REQUIRE_AUTH: "true" }, { bound: CALLER });
