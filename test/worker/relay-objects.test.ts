@@ -96,7 +96,7 @@ describe("the object of a conversation", () => {
       expect(page.pushes().map(({ requestIds }) => requestIds)).toEqual([[`for-${id}`]]);
     }
     expect(all.flatMap(({ page }) => page.pushes())).toHaveLength(10);
-  }, 60_000);
+  }, 150_000);
 });
 
 describe("a hundred results", () => {
