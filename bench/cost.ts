@@ -11,6 +11,7 @@ import { gzipSync } from "node:zlib";
 import { startGateway } from "../dev/gateway.ts";
 import { startAgent } from "../test/support/agent.ts";
 import { startRedis } from "../test/support/redis.ts";
+import { median, printTable, withRange } from "./figures.ts";
 import { sendAll } from "./load.ts";
 import { OPERATIONS, type Operation } from "./operations.ts";
 import { AFTER_ANSWER_MS, type Doings, outlineOf, REGISTERED_LATELY_MS, record } from "./recording.ts";
@@ -53,7 +54,7 @@ async function compare(
 
   try {
     for (const script of scripts) {
-      workers.push({ name: script.name, workerd: await startScript(script, gateway, { isRecorded: false }) });
+      workers.push({ name: script.name, workerd: await startScript(script, gateway) });
     }
     for (const operation of OPERATIONS) {
       for (const worker of workers) await send(worker, operation, operation.warmUp);
@@ -75,14 +76,6 @@ async function compare(
 
 // --- The table -------------------------------------------------------------------------------------------------
 
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
-}
-
-function withRange(values: readonly number[]): string {
-  return `${median(values).toFixed(0)} (${Math.min(...values).toFixed(0)}–${Math.max(...values).toFixed(0)})`;
-}
-
 const HEADER = [
   ...["operation", "bare µs", "ours µs", "ratio"],
   ...["Redis commands", "round trips", "object calls", "rows written"],
@@ -96,17 +89,6 @@ function rowOf({ name }: Operation, { bare, ours }: Figures, { redis, ...counts 
     ...[name, withRange(bare), withRange(ours), ratio],
     ...[commands, redis.length, objectCalls, rowsWritten].map(String),
   ];
-}
-
-function printTable(rows: readonly string[][]): void {
-  const widths = HEADER.map((_, column) =>
-    Math.max(...[HEADER, ...rows].map((row) => row[column]?.length ?? 0)),
-  );
-  const padded = (cell: string, column: number) =>
-    column === 0 ? cell.padEnd(widths[column] ?? 0) : cell.padStart(widths[column] ?? 0);
-  console.log(HEADER.map(padded).join(" | "));
-  console.log(widths.map((width) => "-".repeat(width)).join("-|-"));
-  for (const row of rows) console.log(row.map(padded).join(" | "));
 }
 
 function printSize(source: string): void {
@@ -131,12 +113,11 @@ async function run(): Promise<boolean> {
     const doings = await record(ours, outside);
     deepStrictEqual(doneByBare.map(outlineOf), doings.map(outlineOf), NOT_ALIKE);
     const figures = await compare([bare, ours], outside);
-    printTable(
-      OPERATIONS.flatMap((operation, i) => {
-        const [measured, done] = [figures[i], doings[i]];
-        return measured === undefined || done === undefined ? [] : [rowOf(operation, measured, done)];
-      }),
-    );
+    const rows = OPERATIONS.flatMap((operation, i) => {
+      const [measured, done] = [figures[i], doings[i]];
+      return measured === undefined || done === undefined ? [] : [rowOf(operation, measured, done)];
+    });
+    printTable({ header: HEADER, rows });
     printSize(ours.source);
     return true;
   } finally {

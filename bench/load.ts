@@ -25,7 +25,8 @@ export async function sendAll(
   }
 }
 
-function send(url: string, { method, path, json }: Request, agent: Agent): Promise<void> {
+/** Resolves with the answer's text. Rejects where it is no 200. */
+export function send(url: string, { method, path, json }: Request, agent: Agent): Promise<string> {
   const body = json === undefined ? "" : JSON.stringify(json);
   const headers =
     json === undefined
@@ -39,7 +40,7 @@ function send(url: string, { method, path, json }: Request, agent: Agent): Promi
       });
       answer.once("error", reject);
       answer.once("end", () => {
-        if (answer.statusCode === 200) resolve();
+        if (answer.statusCode === 200) resolve(text);
         else reject(new Error(`${method} ${path} was answered with ${answer.statusCode}: ${text}`));
       });
     });

@@ -4,12 +4,15 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
 
 const WORKERD = join(import.meta.dirname, "../node_modules/workerd/bin/workerd");
+
+/** A file system that waits for no disk. */
+const MEMORY = "/dev/shm";
 
 /** What /proc counts CPU time in: USER_HZ, which is 100 wherever Node runs (proc_pid_stat(5)). */
 const TICK_MS = 10;
@@ -21,6 +24,8 @@ export type WorkerOptions = {
   /** Names of object namespaces, and the classes they hold. */
   objects: Record<string, string>;
   compatibilityDate: string;
+  /** Where its objects keep their files. Default: the disk that temporary files are on. */
+  filesIn?: "memory" | "disk";
   /** Arguments for workerd, such as `--inspector-addr=127.0.0.1:9229` for a profile. */
   args?: readonly string[];
 };
@@ -30,12 +35,16 @@ export type Workerd = {
   pid: number;
   /** CPU time of the process since its start, all threads and the kernel's work for it included, in ms. */
   cpuMs(): Promise<number>;
+  /** Memory of the process that is in RAM, in bytes. */
+  rssBytes(): Promise<number>;
+  /** How many files, sockets included, it has open, and how many it may. */
+  files(): Promise<{ open: number; limit: number }>;
   /** Ends the process and removes what its objects stored. */
   stop(): Promise<void>;
 };
 
 export async function startWorkerd(options: WorkerOptions): Promise<Workerd> {
-  const directory = await mkdtemp(join(tmpdir(), "workerd-"));
+  const directory = await mkdtemp(join(options.filesIn === "memory" ? MEMORY : tmpdir(), "workerd-"));
   await mkdir(join(directory, "objects"));
   for (const [name, source] of Object.entries(options.modules))
     await writeFile(join(directory, name), source);
@@ -57,7 +66,14 @@ export async function startWorkerd(options: WorkerOptions): Promise<Workerd> {
     const port = await portOf(workerd);
     const { pid } = workerd;
     if (pid === undefined) throw new Error("workerd has no process id");
-    return { url: `http://127.0.0.1:${port}`, pid, cpuMs: () => cpuMsOf(pid), stop };
+    return {
+      url: `http://127.0.0.1:${port}`,
+      pid,
+      cpuMs: () => cpuMsOf(pid),
+      rssBytes: () => rssBytesOf(pid),
+      files: () => filesOf(pid),
+      stop,
+    };
   } catch (error) {
     await stop();
     throw error;
@@ -83,7 +99,8 @@ async function portOf(workerd: ChildProcess): Promise<number> {
 async function end(workerd: ChildProcess): Promise<void> {
   if (workerd.pid === undefined || workerd.exitCode !== null || workerd.signalCode !== null) return;
   const ended = once(workerd, "exit");
-  workerd.kill("SIGTERM");
+  // Asked to end it would wait for those who are connected.
+  workerd.kill("SIGKILL");
   await ended;
 }
 
@@ -93,6 +110,16 @@ async function cpuMsOf(pid: number): Promise<number> {
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
   const [userTicks, systemTicks] = [Number(fields[11]), Number(fields[12])];
   return (userTicks + systemTicks) * TICK_MS;
+}
+
+async function rssBytesOf(pid: number): Promise<number> {
+  const status = await readFile(`/proc/${pid}/status`, "utf8");
+  return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1]) * 1024;
+}
+
+async function filesOf(pid: number): Promise<{ open: number; limit: number }> {
+  const [open, limits] = [await readdir(`/proc/${pid}/fd`), await readFile(`/proc/${pid}/limits`, "utf8")];
+  return { open: open.length, limit: Number(/^Max open files\s+(\d+)/m.exec(limits)?.[1]) };
 }
 
 /** Cap'n Proto's text format takes strings and lists as JSON has them. */

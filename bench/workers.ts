@@ -1,10 +1,10 @@
-/** The two Workers that are compared: ours as it is deployed, and the bare handler, with the same configuration. */
+/** The Workers that are compared: ours as it is deployed, and bare ones, with the same configuration. */
 import { spawnSync } from "node:child_process";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { stripTypeScriptTypes } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { startWorkerd, type Workerd } from "./workerd.ts";
+import { startWorkerd, type Workerd, type WorkerOptions } from "./workerd.ts";
 
 const ROOT = join(import.meta.dirname, "..");
 
@@ -17,10 +17,10 @@ export type Script = {
 
 export type Gateway = { url: string; token: string };
 
-export async function bareScript(): Promise<Script> {
+export async function bareScript(file = "bare-worker.ts"): Promise<Script> {
   return {
     name: "bare",
-    source: await withoutTypes("bare-worker.ts"),
+    source: await withoutTypes(file),
     objects: { LIVE_CONVERSATIONS: "LiveConversation" },
   };
 }
@@ -46,20 +46,26 @@ export async function ourScript(): Promise<Script> {
   }
 }
 
-/** `isRecorded`: with `recording-worker.ts` in front of it. */
+export type ScriptOptions = {
+  /** With `recording-worker.ts` in front of it. */
+  isRecorded?: boolean;
+  /** Besides those that both have. */
+  bindings?: Record<string, string>;
+} & Pick<WorkerOptions, "filesIn" | "args">;
+
 export async function startScript(
   { source, objects }: Script,
   { url, token }: Gateway,
-  { isRecorded }: { isRecorded: boolean },
+  { isRecorded = false, bindings = {}, ...options }: ScriptOptions = {},
 ): Promise<Workerd> {
-  const wrangler = await readFile(join(ROOT, "wrangler.toml"), "utf8");
   return startWorkerd({
+    ...options,
     modules: {
       ...(isRecorded ? { "recording-worker.js": await withoutTypes("recording-worker.ts") } : {}),
       "index.js": source,
     },
     objects,
-    compatibilityDate: /^compatibility_date = "(.*)"$/m.exec(wrangler)?.[1] ?? "",
+    compatibilityDate: await compatibilityDate(),
     bindings: {
       STORAGE: "upstash",
       UPSTASH_REDIS_REST_URL: url,
@@ -67,8 +73,28 @@ export async function startScript(
       ELEVENLABS_AGENT_ENABLED: "true",
       REQUIRE_AUTH: "false",
       PUSH_ALLOWED_HOSTS: "localhost,127.0.0.1",
+      ...bindings,
     },
   });
+}
+
+/** The agent that pages may start by the proxy. */
+export const AGENT_ID = "agent_1";
+
+/** What the proxy needs, with a provider of the loopback. */
+export function agentBindings(providerUrl: string): Record<string, string> {
+  return {
+    ELEVENLABS_API_URL: providerUrl,
+    ELEVENLABS_API_KEY: "a-key-that-opens-nothing-else",
+    ELEVENLABS_AGENT_IDS: AGENT_ID,
+  };
+}
+
+export const apiOf = (conversationId: string) => `/agent-conversations/api/${conversationId}`;
+
+async function compatibilityDate(): Promise<string> {
+  const wrangler = await readFile(join(ROOT, "wrangler.toml"), "utf8");
+  return /^compatibility_date = "(.*)"$/m.exec(wrangler)?.[1] ?? "";
 }
 
 async function withoutTypes(file: string): Promise<string> {

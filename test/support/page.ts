@@ -15,6 +15,8 @@ export type PageOptions = {
   origin?: string;
   /** Besides the bearer. */
   subprotocols?: string[];
+  /** Whether it offers to compress frames, as browsers do. Default: it does. */
+  compresses?: boolean;
 };
 
 export type Page = Awaited<ReturnType<typeof openPage>>;
@@ -23,12 +25,15 @@ export type Page = Awaited<ReturnType<typeof openPage>>;
 export async function openPage(
   base: URL,
   conversationId: string,
-  { token, origin, subprotocols = ["agent-session.v1"] }: PageOptions = {},
+  { token, origin, subprotocols = ["agent-session.v1"], compresses = true }: PageOptions = {},
 ) {
   const url = new URL(`/agent-conversations/api/${conversationId}/stream`, base);
   url.protocol = "ws:";
   const offered = [...subprotocols, ...(token === undefined ? [] : [`bearer.${token}`])];
-  const socket = new WebSocket(url.href, offered, origin === undefined ? {} : { origin });
+  const socket = new WebSocket(url.href, offered, {
+    perMessageDeflate: compresses,
+    ...(origin === undefined ? {} : { origin }),
+  });
   const frames: (Received | string)[] = [];
   const waiting = new Set<() => void>();
   let closing: { code: number; reason: string } | null = null;
