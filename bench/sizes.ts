@@ -1,8 +1,7 @@
 /** How big are the Worker that is deployed and the client that a page loads, and how long the Worker takes to start. */
 import { spawnSync } from "node:child_process";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { readFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { median, type Table, withRange } from "./figures.ts";
 import { type Gateway, type Script, startScript } from "./workers.ts";
@@ -17,24 +16,22 @@ const EMPTY: Script = {
   objects: {},
 };
 
-/** What a page loads for each entry point, in files. Built as the package's script says, into a directory that goes. */
+/** What a page loads for each entry point, in files, built as for the package. */
 async function clientFiles(): Promise<{ core: string[]; withHook: string[] }> {
-  const directory = await mkdtemp(join(tmpdir(), "client-"));
-  try {
-    const { scripts } = JSON.parse(await readFile(join(ROOT, "package.json"), "utf8"));
-    const [, ...args] = scripts["build:client"].split(" && ")[0].split(" ");
-    const esbuild = join(ROOT, "node_modules/.bin/esbuild");
-    const build = spawnSync(esbuild, [...args, `--outdir=${directory}`], { cwd: ROOT, encoding: "utf8" });
-    if (build.status !== 0) throw new Error(`The client does not build:\n${build.stderr}`);
-    const withImports = async (file: string): Promise<string[]> => {
-      const code = await readFile(join(directory, file), "utf8");
-      const imported = [...code.matchAll(/from"\.\/([^"]+)"/g)].map(([, name]) => withImports(name ?? ""));
-      return [code, ...(await Promise.all(imported)).flat()];
-    };
-    return { core: await withImports("index.js"), withHook: await withImports("react.js") };
-  } finally {
-    await rm(directory, { recursive: true, force: true });
-  }
+  const build = spawnSync("npm", ["run", "build:package"], { cwd: ROOT, encoding: "utf8" });
+  if (build.status !== 0) throw new Error(`The client does not build:\n${build.stderr}`);
+  const withImports = async (file: string): Promise<string[]> => {
+    const code = await readFile(file, "utf8");
+    const imported = [...code.matchAll(/from"(\.[^"]+)"/g)].map(([, name]) =>
+      withImports(join(dirname(file), name ?? "")),
+    );
+    return [code, ...(await Promise.all(imported)).flat()];
+  };
+  const client = join(ROOT, "dist/package/client");
+  return {
+    core: await withImports(join(client, "index.js")),
+    withHook: await withImports(join(client, "react.js")),
+  };
 }
 
 /** From the start of the process to its first answer, in ms. */
