@@ -166,8 +166,12 @@ export function openAgentSession(
 
   function receive(attachment: Attachment, push: Push): void {
     const { said, line } = attachment;
-    const known = push.requestIds.filter(said.has);
-    const unknown = push.requestIds.filter((requestId) => !said.has(requestId));
+    const again = new Map(push.results?.map((result) => [result.requestId, result.again]));
+    /** What is to be said again is another thing to say. */
+    const nameOf = (requestId: string) =>
+      requestId + (again.get(requestId) ? `#${again.get(requestId)}` : "");
+    const known = push.requestIds.filter((requestId) => said.has(nameOf(requestId)));
+    const unknown = push.requestIds.filter((requestId) => !known.includes(requestId));
     if (known.length > 0) line.send({ type: "ack", requestIds: known });
     if (unknown.length === 0) return;
     const nack = (reason: string) => line.send({ type: "nack", requestIds: unknown, reason });
@@ -181,7 +185,7 @@ export function openAgentSession(
     tellPush(push);
     if (!canSpeak(attachment)) return void nack("conversation_closed");
     if (!say(attachment, push)) return void nack("send_failed");
-    said.add(unknown);
+    said.add(unknown.map(nameOf));
     line.send({ type: "ack", requestIds: unknown });
   }
 

@@ -9,7 +9,13 @@
 import { parseArgs } from "node:util";
 import { SECRET_VARIABLES, type SecretVariable } from "../lib/auth/secret-rules.ts";
 import { parseSecretList } from "../lib/auth/secrets.ts";
-import { configProblems, type Environment, parseConfig, VARIABLE_NAMES } from "../lib/config.ts";
+import {
+  configProblems,
+  type Environment,
+  PROVIDER_KEYS,
+  parseConfig,
+  VARIABLE_NAMES,
+} from "../lib/config.ts";
 import { newSecret } from "./new-secret.ts";
 
 /** Says in a sentence or two why a setup ends; printed without a stack. */
@@ -53,7 +59,9 @@ export const HELP = `npm run setup -- [options]    deploys to Cloudflare, and as
 
 Secrets are no options, which everybody on the machine could read. They are taken from the environment, asked for, or
 made: UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN (or another name of the database), ELEVENLABS_API_KEY, and
-${SECRET_VARIABLES.join(", ")}.`;
+${SECRET_VARIABLES.join(", ")}.
+Keys of other providers stay where they are, since whoever deploys may have them for something else:
+npx wrangler secret put TELNYX_API_KEY`;
 
 /** Where the database's address and token may be found, in the environment; as the Worker looks for them. */
 const DATABASE_VARIABLES = [
@@ -121,6 +129,8 @@ function variablesOf(values: { storage?: string; origins?: string; agents?: stri
   for (const text of values.var) {
     const [given = "", ...rest] = text.split("=");
     const name = VARIABLE_NAMES.find((known) => known === given);
+    if (PROVIDER_KEYS.some((known) => known === given))
+      throw new SetupFailure(`${given} is a secret: npx wrangler secret put ${given}`);
     if (SECRETS.includes(given)) throw new SetupFailure(`${given} is a secret: put it into the environment.`);
     if (name === undefined || rest.length === 0)
       throw new SetupFailure("--var takes NAME=VALUE, with a name of the table in README.md.");

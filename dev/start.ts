@@ -440,13 +440,18 @@ function printStory(facts: {
   const credential = (name: SecretVariable) =>
     requireAuth ? ` -H "authorization: Bearer ${made[name] ?? `\${${name}%%,*}`}"` : "";
   const json = "-H 'content-type: application/json'";
+  const apiToken =
+    requireAuth && made.API_TOKEN !== undefined
+      ? `It asks for the API token, which is ${made.API_TOKEN}\n`
+      : "";
   console.log(`
 edge-agent-sessions runs at ${url} (storage: ${storage}).
 Two pages show it: talk, finish a task, reload meanwhile, and hear of it all the same. Say "research suppliers in Bonn",
 and the agent starts the task itself.
   ${site.pageUrl("relay")}
   ${site.pageUrl("proxy")}
-A demo agent listens at ${agentUrl} and says here what it hears. Ctrl-C ends everything.
+The console shows what becomes of it all: ${url}/console
+${apiToken}A demo agent listens at ${agentUrl} and says here what it hears. Ctrl-C ends everything.
 What the Worker does: npm run tail -- --conversation ${CONVERSATION_ID}
 
 1. A browser registers its live session:

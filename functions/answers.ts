@@ -6,15 +6,25 @@ import * as v from "valibot";
 import { sessionStateSchema } from "../lib/assistant-session.ts";
 import { conversationRecordSchema, storedMessageSchema } from "../lib/conversation-store.ts";
 import { isoTimestamp, jsonObject } from "../lib/json.ts";
+import { CONNECTION_EVENTS } from "../lib/live/connections.ts";
 import { RESULT_STATUSES } from "../lib/live/results.ts";
+import { PROOFS } from "../lib/push/channel.ts";
 import { deliverySchema } from "../lib/result.ts";
-import { transportSchema } from "../lib/session-store.ts";
+import { providerSchema, transportSchema } from "../lib/session-store.ts";
 import { onHangupSchema } from "../lib/task.ts";
 
 const success = v.literal(true);
 const conversationId = v.string();
 const wholeNumber = v.pipe(v.number(), v.integer(), v.minValue(0));
-const channel = v.picklist(["relay", "proxy", "monitor", "socket", "reply"]);
+/** Which there are is said in openapi.json alone: clients take what a later version may add. */
+export const channel = v.string();
+const proof = v.picklist(PROOFS);
+/** How it was told: what is known of it, and the manner where the channel could not do as was asked. */
+const told = {
+  channel: v.optional(channel),
+  proof: v.optional(proof),
+  manner: v.optional(deliverySchema),
+};
 
 /* Conversations */
 
@@ -75,6 +85,7 @@ export const sessionAnswer = v.object({
   createdAt: isoTimestamp,
   expiresAt: isoTimestamp,
   ttl: wholeNumber,
+  provider: v.optional(providerSchema),
   transport: v.optional(transportSchema),
   agentSessionId: v.optional(v.string()),
   channel: v.nullable(channel),
@@ -89,15 +100,18 @@ export type SignedUrlAnswer = v.InferOutput<typeof signedUrlAnswer>;
 const attempt = v.object({
   at: isoTimestamp,
   channel,
-  outcome: v.picklist(["pending", "delivered", "unreachable", "refused", "unconfirmed"]),
+  outcome: v.picklist(["pending", "delivered", "unreachable", "refused", "ended", "unconfirmed"]),
   closeCode: v.optional(v.number()),
+  httpStatus: v.optional(v.number()),
+  proof: v.optional(proof),
+  manner: v.optional(deliverySchema),
 });
 
 export const resultAnswer = v.object({
   requestId: v.string(),
   status: v.picklist(RESULT_STATUSES),
   delivery: deliverySchema,
-  channel: v.optional(channel),
+  ...told,
   receivedAt: isoTimestamp,
   settledAt: v.optional(isoTimestamp),
   attempts: v.array(attempt),
@@ -111,6 +125,19 @@ export type ResultListAnswer = v.InferOutput<typeof resultListAnswer>;
 
 export const acknowledgedAnswer = v.object({ success, acknowledged: v.array(v.string()) });
 export type AcknowledgedAnswer = v.InferOutput<typeof acknowledgedAnswer>;
+
+export const againAnswer = v.object({ success, again: v.array(v.string()) });
+export type AgainAnswer = v.InferOutput<typeof againAnswer>;
+
+export const connectionAnswer = v.object({
+  at: isoTimestamp,
+  event: v.picklist(CONNECTION_EVENTS),
+  registrationId: v.string(),
+  channel: v.optional(v.nullable(v.string())),
+  agentSessionId: v.optional(v.string()),
+});
+export const connectionListAnswer = v.object({ connections: v.array(connectionAnswer) });
+export type ConnectionListAnswer = v.InferOutput<typeof connectionListAnswer>;
 
 export const taskAnswer = v.object({
   taskId: v.string(),
@@ -143,13 +170,13 @@ export const deliveredAnswer = v.object({
   received,
   delivered: v.literal(true),
   status: v.literal("delivered"),
-  channel: v.optional(channel),
+  ...told,
 });
 export const duplicateAnswer = v.object({
   received,
   delivered: v.boolean(),
   status: v.literal("duplicate"),
-  channel: v.optional(channel),
+  ...told,
 });
 export const notSaidAnswer = v.object({
   received,
@@ -243,6 +270,71 @@ export const memoryAnswer = v.looseObject({ ...alwaysThere, lastImageUrl });
 export const touchedAnswer = v.object({ success, ttl: wholeNumber });
 export type TouchedAnswer = v.InferOutput<typeof touchedAnswer>;
 
+/* Of all conversations */
+
+const { content: _, ...ofResult } = resultAnswer.entries;
+
+export const settledAnswer = v.object({
+  ...ofResult,
+  id: v.string(),
+  conversationId,
+  settledAt: isoTimestamp,
+});
+export const settledListAnswer = v.object({
+  results: v.array(settledAnswer),
+  nextBefore: v.optional(v.string()),
+});
+export type SettledListAnswer = v.InferOutput<typeof settledListAnswer>;
+
+const openCounts = { waiting: wholeNumber, unconfirmed: wholeNumber };
+
+export const waitingAnswer = v.object({
+  conversationId,
+  lastActivityAt: isoTimestamp,
+  ...openCounts,
+  results: v.array(resultAnswer),
+});
+export const waitingListAnswer = v.object({
+  conversations: v.array(waitingAnswer),
+  /** How many conversations' objects did not answer. */
+  unanswered: wholeNumber,
+  nextCursor: v.optional(v.string()),
+});
+export type WaitingListAnswer = v.InferOutput<typeof waitingListAnswer>;
+
+export const liveSessionAnswer = v.object({
+  ...v.omit(sessionAnswer, ["active"]).entries,
+  lastActivityAt: isoTimestamp,
+  /** Left out where the conversation's object did not answer. */
+  ...v.partial(v.object(openCounts)).entries,
+});
+export const liveSessionListAnswer = v.object({
+  sessions: v.array(liveSessionAnswer),
+  nextCursor: v.optional(v.string()),
+});
+export type LiveSessionListAnswer = v.InferOutput<typeof liveSessionListAnswer>;
+
+export const ratesAnswer = v.object({
+  minutes: v.array(
+    v.object({ at: isoTimestamp, delivered: wholeNumber, failed: wholeNumber, other: wholeNumber }),
+  ),
+  isPartial: v.boolean(),
+});
+export type RatesAnswer = v.InferOutput<typeof ratesAnswer>;
+
+export const outageListAnswer = v.object({
+  outages: v.array(v.object({ driver: v.string(), startedAt: isoTimestamp, endedAt: isoTimestamp })),
+});
+export type OutageListAnswer = v.InferOutput<typeof outageListAnswer>;
+
+export const allAgainAnswer = v.object({
+  success,
+  again: wholeNumber,
+  unanswered: wholeNumber,
+  nextCursor: v.optional(v.string()),
+});
+export type AllAgainAnswer = v.InferOutput<typeof allAgainAnswer>;
+
 /* Health */
 
 const storageHealth = {
@@ -276,6 +368,14 @@ export const configAnswer = v.object({
   }),
   storage: v.picklist(["upstash", "embedded"]),
   channels: v.array(channel),
+  providers: v.array(
+    v.object({
+      name: providerSchema,
+      manners: v.object({ when_idle: deliverySchema, interrupt: deliverySchema, silent: deliverySchema }),
+      proof,
+      dedupes: v.boolean(),
+    }),
+  ),
   ttlSeconds: v.object({
     session: v.literal(600),
     conversation: v.nullable(v.number()),

@@ -16,6 +16,8 @@ import {
 } from "./auth.ts";
 import { handleCallback } from "./callbacks.ts";
 import { configOf, coreFor } from "./compose.ts";
+import { consoleApi } from "./console.ts";
+import { handleConsole, handleConsoleFile } from "./console-assets.ts";
 import type { AppContext, AppEnv } from "./context.ts";
 import { conversations } from "./conversations.ts";
 import { handleDocs, handleDocument } from "./docs.ts";
@@ -72,6 +74,8 @@ app.use(limitClient);
 app.get("/health", handleHealth);
 app.get("/openapi.json", handleDocument);
 app.get("/docs", handleDocs);
+app.get("/console", handleConsole);
+app.get("/console/:file", handleConsoleFile);
 app.get("/config", requireOperator, handleConfig);
 app.get("/config/health", requireOperator, handleConfigHealth);
 app.use(loadCore);
@@ -81,6 +85,7 @@ app.post("/callback", requireWebhookCredential, handleCallback);
 app.route("/agent-conversations/api", api);
 app.route("/state/api", states);
 app.route("/memory/api", memories);
+app.route("/console/api", consoleApi);
 app.notFound(refuseRoute);
 app.onError((error, c) => answerError(error, c));
 
@@ -90,10 +95,10 @@ function allowedOrigin(origin: string, c: AppContext): string | null {
   return parsed.ok && parsed.config.allowedOrigins.includes(origin) ? origin : null;
 }
 
-/** Nearly every answer names a conversation; none is worth keeping. */
+/** Nearly every answer names a conversation; none is worth keeping, but files, which say so themselves. */
 async function neverStored(c: AppContext, next: () => Promise<void>): Promise<void> {
   await next();
-  c.res.headers.set("cache-control", "no-store");
+  if (!c.res.headers.has("cache-control")) c.res.headers.set("cache-control", "no-store");
 }
 
 async function logRequest(c: AppContext, next: () => Promise<void>): Promise<void> {

@@ -43,14 +43,12 @@ export const requireOwnMachine = createMiddleware<AppEnv>(async (c, next) => {
 function isOwnMachine(c: AppContext): boolean {
   const [host, origin] = [c.req.header("host"), c.req.header("origin")];
   const names = [c.req.url, host === undefined ? undefined : `http://${host}`, origin];
-  return names.every(
-    (name) => name === undefined || (URL.canParse(name) && LOOPBACK_HOSTS.has(new URL(name).hostname)),
-  );
+  return names.every((name) => name === undefined || LOOPBACK_HOSTS.has(URL.parse(name)?.hostname ?? ""));
 }
 
 /** For servers only: the API token. */
 export const requireApiToken = createMiddleware<AppEnv>(async (c, next) => {
-  await requireServer(c, c.var.config);
+  await requireServer(c, c.get("config"));
   await next();
 });
 
@@ -78,7 +76,7 @@ async function isServer(c: AppContext, { requireAuth, apiTokens }: Access): Prom
 
 /** For a browser and its server: the token of the conversation in the path, or the API token. */
 export const requireConversationAccess = createMiddleware<AppEnv>(async (c, next) => {
-  c.set("caller", await callerOf(c, c.var.config));
+  c.set("caller", await callerOf(c, c.get("config")));
   await next();
 });
 
@@ -101,16 +99,14 @@ function tokenCheck(c: AppContext, conversationId: string, access: Access): Prom
  * For webhooks: a Standard Webhooks signature, else an ElevenLabs signature, else the shared secret. The
  * first of them that is there decides, over the bytes as they came; nothing has been parsed yet.
  */
-export const requireWebhookCredential = webhookCredential(
-  ({ var: { config } }) => config.webhookRequiresSignature,
-);
+export const requireWebhookCredential = webhookCredential((c) => c.get("config").webhookRequiresSignature);
 
 /** For the tools of an agent: likewise, but they need not sign, because ElevenLabs' tools cannot. */
 export const requireToolCredential = webhookCredential(() => false);
 
 function webhookCredential(mustSign: (c: AppContext) => boolean) {
   return createMiddleware<AppEnv>(async (c, next) => {
-    const { requireAuth, webhookSecrets: secrets } = c.var.config;
+    const { requireAuth, webhookSecrets: secrets } = c.get("config");
     if (requireAuth && !isVouchedFor(c)) {
       requireConfigured("WEBHOOK_SECRET", secrets);
       const refusal = await refusalOfWebhook(c, secrets, mustSign(c));

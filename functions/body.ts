@@ -57,6 +57,7 @@ function requireJson(c: AppContext): void {
 export async function readRawBody(c: AppContext): Promise<Uint8Array> {
   const known = c.get("body");
   if (known instanceof Uint8Array) return known;
+  if (saysShort(c)) return keepShort(c, new Uint8Array(await c.req.raw.arrayBuffer()));
   const chunks: Uint8Array[] = [];
   // What a header says of the number of bytes is not trusted.
   await passBytes(c, MAX_DRAINED_BYTES, (chunk, length) => {
@@ -65,6 +66,22 @@ export async function readRawBody(c: AppContext): Promise<Uint8Array> {
     if (length > MAX_BODY_BYTES) throw tooLarge(MAX_BODY_BYTES);
   });
   const bytes = joined(chunks);
+  c.set("body", bytes);
+  return bytes;
+}
+
+/**
+ * Whether the request says how long its body is, and that is short. HTTP passes on no more than was said, so the body
+ * may be read at once, which costs a third of reading it in pieces; who lies within the account is measured behind it.
+ */
+function saysShort(c: AppContext): boolean {
+  requireUncompressed(c);
+  const said = c.req.header("content-length");
+  return said !== undefined && /^\d{1,5}$/.test(said) && Number(said) <= MAX_BODY_BYTES;
+}
+
+function keepShort(c: AppContext, bytes: Uint8Array): Uint8Array {
+  if (bytes.byteLength > MAX_BODY_BYTES) throw tooLarge(MAX_BODY_BYTES);
   c.set("body", bytes);
   return bytes;
 }
@@ -90,13 +107,7 @@ async function passBytes(
   maxBytes: number,
   take: (chunk: Uint8Array, length: number) => void | Promise<void>,
 ): Promise<number> {
-  if ((c.req.header("content-encoding") ?? "identity").trim().toLowerCase() !== "identity") {
-    throw new ProblemError(
-      "unsupported_media_type",
-      "The body must not be compressed: no Content-Encoding but identity is taken.",
-      { "accept-encoding": "identity" },
-    );
-  }
+  requireUncompressed(c);
   let length = 0;
   const reader = (c.req.raw.body as ReadableStream<Uint8Array> | null)?.getReader();
   for (let part = await reader?.read(); part?.value !== undefined; part = await reader?.read()) {
@@ -108,6 +119,16 @@ async function passBytes(
     await take(part.value, length);
   }
   return length;
+}
+
+function requireUncompressed(c: AppContext): void {
+  if ((c.req.header("content-encoding") ?? "identity").trim().toLowerCase() !== "identity") {
+    throw new ProblemError(
+      "unsupported_media_type",
+      "The body must not be compressed: no Content-Encoding but identity is taken.",
+      { "accept-encoding": "identity" },
+    );
+  }
 }
 
 function tooLarge(maxBytes: number): ProblemError {

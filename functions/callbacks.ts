@@ -23,7 +23,7 @@ export async function handleCallback(c: AppContext): Promise<Response> {
   }
   const body = await readJsonObject(c);
   requireSignedConversation(c, body);
-  const { live } = c.var.core;
+  const { live } = c.get("core");
   if (isProgress(body)) {
     const told = parseProgress(body, path);
     await limitConversation(c, "progress", told.conversationId);
@@ -34,7 +34,7 @@ export async function handleCallback(c: AppContext): Promise<Response> {
   const { conversationId, result } = callback;
   const attributes = { conversationId, callbackRequestId: result.requestId };
   return traceOf(c)("callback", attributes, async (note) => {
-    const answer = await live.deliver(callback, c.var.requestId);
+    const answer = await live.deliver(callback, c.get("requestId"));
     note(outcomeOf(answer));
     return respond(c, answer);
   });
@@ -52,12 +52,12 @@ function requireSignedConversation(c: AppContext, body: JsonObject): void {
 
 /** `report` is null where it was too long to be kept, as audio is. */
 async function handleReport(c: AppContext, report: JsonObject | null): Promise<Response> {
-  const { log } = c.var.core;
+  const { log } = c.get("core");
   const type = typeof report?.type === "string" && /^\w{1,64}$/.test(report.type) ? report.type : null;
   const outcome =
     report === null
       ? ({ kind: "acknowledged", reason: "too_long" } as const)
-      : await takeReport(report, c.var.core);
+      : await takeReport(report, c.get("core"));
   const { kind, ...fields } = outcome;
   log.info(kind === "appended" ? "report.appended" : "report.acknowledged", { type, ...fields });
   return c.json<ReportAnswer>({ received: true, status: kind });
@@ -73,11 +73,13 @@ function respond(c: AppContext, answer: CallbackAnswer | { kind: "taken" | "igno
       throw new InvalidRequestError("There is no task of this id, so nothing says whose the callback is.", [
         { path: "conversationId", message: "is required" },
       ]);
-    case "delivered":
-      return settled(c, { received: true, delivered: true, status: "delivered", channel: answer.channel });
+    case "delivered": {
+      const { channel, proof, manner } = answer;
+      return settled(c, { received: true, delivered: true, status: "delivered", channel, proof, manner });
+    }
     case "duplicate": {
-      const { delivered, channel } = answer;
-      return settled(c, { received: true, delivered, status: "duplicate", channel });
+      const { delivered, channel, proof, manner } = answer;
+      return settled(c, { received: true, delivered, status: "duplicate", channel, proof, manner });
     }
     case "queued":
       return kept(c, { received: true, delivered: false, status: "queued", reason: answer.reason });

@@ -4,7 +4,7 @@
  * what the Durable Objects work with.
  */
 import { createAgentConversations } from "../lib/agent-conversations.ts";
-import { createAssistantSessions } from "../lib/assistant-session.ts";
+import { type AssistantSessions, createAssistantSessions } from "../lib/assistant-session.ts";
 import { type Config, type ParsedConfig, parseConfig } from "../lib/config.ts";
 import { createStateStore } from "../lib/conversation-state.ts";
 import { createConversationStore } from "../lib/conversation-store.ts";
@@ -14,21 +14,26 @@ import { parseExactly, stringifyJson } from "../lib/json.ts";
 import { keys, partitionOf } from "../lib/keys.ts";
 import { createLiveClient, type LiveClient } from "../lib/live/live-client.ts";
 import { createLogger, type Logger } from "../lib/log.ts";
+import { outageWrite } from "../lib/outages.ts";
+import { pause } from "../lib/patience.ts";
 import type { Channel } from "../lib/push/channel.ts";
+import { createKeyWatch } from "../lib/push/key-watch.ts";
 import { createMonitorChannel } from "../lib/push/monitor.ts";
+import { createProviderChannel, type KeyWatch } from "../lib/push/provider.ts";
+import { PROVIDER_NAMES, PROVIDERS } from "../lib/push/providers.ts";
 import { createSocketChannel } from "../lib/push/socket.ts";
+import { refusedKeyWrite } from "../lib/refused-keys.ts";
 import { callObject } from "../lib/rpc.ts";
 import { createSessionStore } from "../lib/session-store.ts";
 import { createBreaker, OF_AN_INSTANCE, withBreaker } from "../lib/storage/breaker.ts";
 import { createDurableObjectStorage } from "../lib/storage/durable-object.ts";
 import { createElseAsk, createRecordStorage, type ElseAsk } from "../lib/storage/fallback.ts";
 import { createMemoryStorage } from "../lib/storage/memory.ts";
-import type { Storage, TextStorage } from "../lib/storage/storage.ts";
+import type { LogWrite, Storage, TextStorage } from "../lib/storage/storage.ts";
 import { createUpstashStorage } from "../lib/storage/upstash.ts";
 import type { Bindings } from "./context.ts";
 
 const now = () => Date.now();
-const wait = (ms: number) => scheduler.wait(ms);
 
 const configs = new WeakMap<Bindings, ParsedConfig>();
 
@@ -49,6 +54,8 @@ type Parts = {
   ownMemories: TextStorage | null;
   live: LiveClient;
   channels: readonly Channel[];
+  /** Outages that are over, and were not noted yet: the next request does. */
+  outages: LogWrite[];
 };
 
 const parts = new WeakMap<Config, Parts>();
@@ -63,6 +70,7 @@ function makeParts(config: Config, env: Bindings): Parts {
   const redis = redisOf(config);
   const log = createLogger({ now });
   const breaker = createBreaker({ now, ...OF_AN_INSTANCE });
+  const outages: LogWrite[] = [];
   const elseAsk = createElseAsk(breaker);
   const watched =
     redis &&
@@ -70,7 +78,10 @@ function makeParts(config: Config, env: Bindings): Parts {
       refuses: false,
       degraded: (operation, failure) =>
         log.warn("storage.degraded", { driver: redis.name, operation, failure }),
-      recovered: (downMs) => log.info("storage.recovered", { driver: redis.name, downMs }),
+      recovered(downMs, failedAt) {
+        log.info("storage.recovered", { driver: redis.name, downMs });
+        outages.push(outageWrite(redis.name, downMs, failedAt, now()));
+      },
     });
   const storage = watched ?? embeddedStorage(env);
   return {
@@ -80,6 +91,7 @@ function makeParts(config: Config, env: Bindings): Parts {
     ownMemories: config.useRedisSessions ? null : createMemoryStorage({ now }),
     live: createLiveClient(env.LIVE_CONVERSATIONS),
     channels: channelsOf(config),
+    outages,
   };
 }
 
@@ -100,6 +112,7 @@ export const OUT_OF_REACH: Storage = {
   ttl: outOfReach("ttl"),
   range: outOfReach("range"),
   listIndex: outOfReach("listIndex"),
+  readLog: outOfReach("readLog"),
   update: outOfReach("update"),
   commit: outOfReach("commit"),
   ping: outOfReach("ping"),
@@ -113,10 +126,29 @@ export function embeddedStorage({ STORAGE_OBJECTS: namespace }: Bindings): Stora
   return createDurableObjectStorage({ namespace, partitionOf, now });
 }
 
-/** In the order of their precedence. */
-export function channelsOf({ elevenLabs, pushAllowedHosts: allowedHosts }: Config): Channel[] {
+/** What this isolate knows of the keys of providers, for all of its objects. */
+export const providerKeys = createKeyWatch(now, createLogger({ now }));
+
+/** In the order of their precedence. Whoever pushes by them gives the storage, where a key that is refused is noted for all. */
+export function channelsOf(
+  { elevenLabs, providers, pushAllowedHosts: allowedHosts }: Config,
+  storage: Storage | null = null,
+): Channel[] {
   const { apiKey, apiUrl, monitor } = elevenLabs;
+  const watch: KeyWatch = {
+    isRefused: providerKeys.isRefused,
+    note(variable, isTaken) {
+      providerKeys.note(variable, isTaken);
+      if (isTaken || storage === null) return;
+      // Without it the isolate and the log know all the same.
+      void storage.commit([refusedKeyWrite(variable, now())]).catch(() => {});
+    },
+  };
   return [
+    ...PROVIDER_NAMES.flatMap((name) => {
+      const account = providers[name];
+      return account === undefined ? [] : [createProviderChannel(name, PROVIDERS[name], account, watch)];
+    }),
     ...(monitor === "off"
       ? []
       : [createMonitorChannel({ apiKey, apiUrl, allowedHosts, takesAll: monitor === "all" })]),
@@ -131,41 +163,48 @@ export function coreFor(
   log: Logger,
   waitUntil: (work: Promise<unknown>) => void,
 ): Core {
-  const { storage, elseAsk, records, ownMemories, live, channels } = partsOf(config, env);
+  const { storage, elseAsk, records, ownMemories, live, channels, outages } = partsOf(config, env);
+  // Notes for people, which are not worth another try.
+  if (outages.length > 0) waitUntil(storage.commit(outages.splice(0)).catch(() => {}));
   const { conversationTtlSeconds, stateTtlSeconds } = config;
-  const memories = createAssistantSessions({ storage: ownMemories ?? records, log });
+  // A request needs one or two of these stores, and pays for no more.
   return {
     storage,
     elseAsk,
-    sessions: createSessionStore(storage, log),
-    conversations: createConversationStore({ storage, log, now, ttlSeconds: conversationTtlSeconds }),
-    states: createStateStore({ storage: records, log, now, ttlSeconds: stateTtlSeconds }),
-    memories:
-      ownMemories !== null
-        ? memories
-        : {
-            ...memories,
-            // Where the memory is, so that however many change it at once, nobody has to try again.
-            async updateSession(conversationId, changes) {
-              const { STORAGE_OBJECTS: namespace } = env;
-              const text = await callObject("update", UPDATE_MS, () =>
-                namespace
-                  .get(namespace.idFromName(keys.memory(conversationId)))
-                  .updateMemory(conversationId, stringifyJson(changes)),
-              );
-              return text === null ? null : (parseExactly(text) as never);
-            },
-          },
-    agentConversations: createAgentConversations({
-      storage: records,
-      log,
-      ttlSeconds: conversationTtlSeconds,
-    }),
+    get sessions() {
+      return createSessionStore(storage, log);
+    },
+    get conversations() {
+      return createConversationStore({ storage, log, now, ttlSeconds: conversationTtlSeconds });
+    },
+    get states() {
+      return createStateStore({ storage: records, log, now, ttlSeconds: stateTtlSeconds });
+    },
+    get memories(): AssistantSessions {
+      const memories = createAssistantSessions({ storage: ownMemories ?? records, log });
+      if (ownMemories !== null) return memories;
+      return {
+        ...memories,
+        // Where the memory is, so that however many change it at once, nobody has to try again.
+        async updateSession(conversationId, changes) {
+          const { STORAGE_OBJECTS: namespace } = env;
+          const text = await callObject("update", UPDATE_MS, () =>
+            namespace
+              .get(namespace.idFromName(keys.memory(conversationId)))
+              .updateMemory(conversationId, stringifyJson(changes)),
+          );
+          return text === null ? null : (parseExactly(text) as never);
+        },
+      };
+    },
+    get agentConversations() {
+      return createAgentConversations({ storage: records, log, ttlSeconds: conversationTtlSeconds });
+    },
     live,
     channels,
     log,
     now,
-    wait,
+    wait: pause,
     afterResponse: waitUntil,
   };
 }

@@ -10,6 +10,8 @@ import type { LiveConversation, StorageObject } from "./index.ts";
 export type Bindings = Environment & {
   LIVE_CONVERSATIONS: DurableObjectNamespace<LiveConversation>;
   STORAGE_OBJECTS: DurableObjectNamespace<StorageObject>;
+  /** The console and the description of the API. Absent where the Worker was put together without files. */
+  ASSETS?: Fetcher;
   /** Requests of one client, by address. Absent where the platform has no such limiter. */
   CLIENT_RATE_LIMIT?: RateLimit;
   /** Requests that name one conversation. */
@@ -37,5 +39,5 @@ export type AppContext = Context<AppEnv>;
 /** Spans of a request. Hono's type of the context does not know them yet. */
 export function traceOf(c: AppContext): Trace {
   const { tracing } = c.executionCtx as ExecutionContext;
-  return traceBy(tracing, { requestId: c.var.requestId });
+  return traceBy(tracing, { requestId: c.get("requestId") });
 }

@@ -33,23 +33,25 @@ export const conversations = new Hono<AppEnv>()
     const body = await readJsonObject(c);
     const fields = validate(newConversationSchema, body);
     const { agentSessionId } = validate(tokenRequestSchema, body);
-    const { conversations } = c.var.core;
+    const { conversations } = c.get("core");
     const conversation = conversations.fresh(crypto.randomUUID(), fields);
     const { conversationId } = conversation;
-    await createConversation(conversation, c.var.core);
+    await createConversation(conversation, c.get("core"));
     const token = await tokenFor(c, conversationId, agentSessionId);
     return c.json<CreatedAnswer, 201>({ success: true, conversationId, conversation, ...token }, 201);
   })
 
   .get("/list", requireApiToken, async (c) => {
     const limit = parseListLimit(c.req.query("limit"), 20);
-    return c.json<ConversationListAnswer>(await c.var.core.conversations.list(limit, c.req.query("cursor")));
+    return c.json<ConversationListAnswer>(
+      await c.get("core").conversations.list(limit, c.req.query("cursor")),
+    );
   })
 
   .post("/:id/token", requireApiToken, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     await limitConversation(c, "token", conversationId);
-    requireConfigured("SESSION_TOKEN_SECRET", c.var.config.sessionTokenSecrets);
+    requireConfigured("SESSION_TOKEN_SECRET", c.get("config").sessionTokenSecrets);
     const { agentSessionId } = validate(tokenRequestSchema, await readOptionalJsonObject(c));
     const token = await tokenFor(c, conversationId, agentSessionId);
     return c.json<TokenAnswer>({ success: true, conversationId, ...token });
@@ -58,7 +60,7 @@ export const conversations = new Hono<AppEnv>()
   .get("/:id", requireConversationAccess, limitReads, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const limit = parseListLimit(c.req.query("limit"), 50);
-    const { conversations } = c.var.core;
+    const { conversations } = c.get("core");
     const [conversation, page] = await Promise.all([
       conversations.get(conversationId),
       conversations.page(conversationId, limit, c.req.query("before")),
@@ -73,15 +75,15 @@ export const conversations = new Hono<AppEnv>()
   .post("/:id/message", requireConversationAccess, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     await limitConversation(c, "message", conversationId);
-    const message = writtenBy(c.var.caller, parseNewMessage(await readJsonObject(c), c.var.core.now()));
-    await appendMessage(conversationId, message, c.var.core);
+    const message = writtenBy(c.get("caller"), parseNewMessage(await readJsonObject(c), c.get("core").now()));
+    await appendMessage(conversationId, message, c.get("core"));
     return c.json<MessageStoredAnswer, 201>({ success: true, message }, 201);
   })
 
   .delete("/:id", requireApiToken, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const { everything } = validate(deletionSchema, c.req.query());
-    const { live, states, memories } = c.var.core;
+    const { live, states, memories } = c.get("core");
     const deleted = await live.forget(conversationId);
     if (everything !== "true") return c.json<DeletedAnswer>({ success: true, deleted });
     const others = await Promise.all([states.delete(conversationId), memories.clearSession(conversationId)]);

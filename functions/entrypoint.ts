@@ -4,6 +4,7 @@
  * binding itself is the credential, of a server and of a sender of callbacks.
  */
 import { WorkerEntrypoint } from "cloudflare:workers";
+import { pause } from "../lib/patience.ts";
 import { createExchange } from "../server/exchange.ts";
 import { createMethods, type ServerClient } from "../server/methods.ts";
 import { app } from "./app.ts";
@@ -21,7 +22,7 @@ export class AgentSessions extends WorkerEntrypoint<Bindings> implements ServerC
       {
         fetch: async (url, init) => app.fetch(vouchFor(new Request(url, init)), this.env, this.ctx),
         now: () => Date.now(),
-        wait: (ms) => scheduler.wait(ms),
+        wait: pause,
         random: Math.random,
       },
       ONCE,
@@ -67,11 +68,36 @@ export class AgentSessions extends WorkerEntrypoint<Bindings> implements ServerC
   acknowledgeResults(...args: Args<"acknowledgeResults">) {
     return this.#methods.acknowledgeResults(...args);
   }
+  sayAgain(...args: Args<"sayAgain">) {
+    return this.#methods.sayAgain(...args);
+  }
+  listConnections(...args: Args<"listConnections">) {
+    return this.#methods.listConnections(...args);
+  }
   listTasks(...args: Args<"listTasks">) {
     return this.#methods.listTasks(...args);
   }
   cancelTask(...args: Args<"cancelTask">) {
     return this.#methods.cancelTask(...args);
+  }
+
+  listSettledResults(...args: Args<"listSettledResults">) {
+    return this.#methods.listSettledResults(...args);
+  }
+  sayFailedAgain(...args: Args<"sayFailedAgain">) {
+    return this.#methods.sayFailedAgain(...args);
+  }
+  listWaiting(...args: Args<"listWaiting">) {
+    return this.#methods.listWaiting(...args);
+  }
+  listLiveSessions(...args: Args<"listLiveSessions">) {
+    return this.#methods.listLiveSessions(...args);
+  }
+  readRates(...args: Args<"readRates">) {
+    return this.#methods.readRates(...args);
+  }
+  listOutages(...args: Args<"listOutages">) {
+    return this.#methods.listOutages(...args);
   }
 
   callBack(...args: Args<"callBack">) {

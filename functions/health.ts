@@ -2,6 +2,9 @@
 import { type Config, configProblems } from "../lib/config.ts";
 import type { Core } from "../lib/core.ts";
 import { StorageError } from "../lib/errors.ts";
+import type { Provider } from "../lib/push/provider.ts";
+import { PROVIDER_NAMES, PROVIDERS } from "../lib/push/providers.ts";
+import { listRefusedKeys } from "../lib/refused-keys.ts";
 import { SESSION_TTL_SECONDS } from "../lib/session-store.ts";
 import type { Storage } from "../lib/storage/storage.ts";
 import { version } from "../package.json";
@@ -12,7 +15,7 @@ import type {
   IncompleteAnswer,
   WrongConfigAnswer,
 } from "./answers.ts";
-import { configOf, coreFor } from "./compose.ts";
+import { configOf, coreFor, providerKeys } from "./compose.ts";
 import type { AppContext } from "./context.ts";
 
 /** The storage is asked at most this often by one isolate, however many ask here. */
@@ -79,9 +82,9 @@ function unreachable(latencyMs: number, lastError: string) {
 const LIMITERS = ["CLIENT_RATE_LIMIT", "CONVERSATION_RATE_LIMIT", "FAILED_LOGIN_RATE_LIMIT"] as const;
 
 /** What is switched on, and what is wrong. Names of variables, never their values. */
-export function handleConfig(c: AppContext): Response {
+export async function handleConfig(c: AppContext): Promise<Response> {
   const parsed = configOf(c.env);
-  const problems = problemsOf(c);
+  const problems = await problemsOf(c);
   if (!parsed.ok) return c.json<WrongConfigAnswer, 503>({ version, problems }, 503);
   const { config } = parsed;
   const { channels } = coreFor(config, c.env, c.get("log"), () => {});
@@ -102,6 +105,10 @@ export function handleConfig(c: AppContext): Response {
       ...(config.elevenLabs.agentIds.length === 0 ? [] : ["proxy" as const]),
       ...channels.map(({ name }) => name),
     ],
+    providers: PROVIDER_NAMES.filter((name) => config.providers[name] !== undefined).map((name) => {
+      const { manners, proof, dedupes = false }: Provider = PROVIDERS[name];
+      return { name, manners, proof, dedupes };
+    }),
     ttlSeconds: {
       session: SESSION_TTL_SECONDS,
       conversation: config.conversationTtlSeconds,
@@ -112,13 +119,32 @@ export function handleConfig(c: AppContext): Response {
 }
 
 /** Whether the configuration is complete: 200, or 503 with the names of what is missing or malformed. */
-export function handleConfigHealth(c: AppContext): Response {
-  const problems = problemsOf(c);
+export async function handleConfigHealth(c: AppContext): Promise<Response> {
+  const problems = await problemsOf(c);
   return problems.length === 0
     ? c.json<CompleteAnswer>({ status: "ok", problems })
     : c.json<IncompleteAnswer, 503>({ status: "misconfigured", problems }, 503);
 }
 
-function problemsOf(c: AppContext) {
-  return configProblems(c.env).map(({ path, message }) => ({ variable: path, message }));
+async function problemsOf(c: AppContext): Promise<{ variable: string; message: string }[]> {
+  const problems = configProblems(c.env).map(({ path, message }) => ({ variable: path, message }));
+  const refused = (await refusedKeys(c)).map((variable) => ({ variable, message: REFUSED }));
+  return [...problems, ...refused];
+}
+
+const REFUSED = "was refused by its provider a short time ago, so nothing is told there";
+
+/** The variables of keys that were refused: as any instance found, or else, where the storage does not answer, this one. */
+async function refusedKeys(c: AppContext): Promise<string[]> {
+  const parsed = configOf(c.env);
+  if (!parsed.ok) return [];
+  const { providers } = parsed.config;
+  const configured = PROVIDER_NAMES.filter((name) => providers[name] !== undefined);
+  const variables = [...new Set(configured.map((name) => `${PROVIDERS[name].account}_API_KEY`))];
+  const { storage } = coreFor(parsed.config, c.env, c.get("log"), () => {});
+  const [here, anywhere] = [
+    providerKeys.refused(),
+    await listRefusedKeys(storage, variables).catch(() => []),
+  ];
+  return variables.filter((variable) => [...here, ...anywhere].includes(variable));
 }

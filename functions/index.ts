@@ -30,10 +30,11 @@ export class LiveConversation extends Live<Bindings> {
       };
     }
     const { config } = parsed;
+    const storage = redisOf(config) ?? embeddedStorage(env);
     return {
-      storage: redisOf(config) ?? embeddedStorage(env),
-      channels: channelsOf(config),
-      requireAllowed: (registration) => requireAllowedUrl(registration, config.pushAllowedHosts),
+      storage,
+      channels: channelsOf(config, storage),
+      requireAllowed: (registration) => requireAllowedUrl(registration, config),
       openAgent: (agentId, parameters, signal) =>
         openConversation(config.elevenLabs, agentId, parameters, signal),
       keepsTranscripts: config.elevenLabs.transcripts,

@@ -1,12 +1,15 @@
-/** `…/:id/results`: what became of the results of a conversation, and pages that tell them by themselves. */
+/**
+ * `…/:id/results`: what became of the results of a conversation, pages that tell them by themselves, and operators who
+ * want them told again; `…/:id/connections`: who was there to be told.
+ */
 import { Hono } from "hono/tiny";
 import * as v from "valibot";
 import { parseListLimit } from "../lib/conversation-store.ts";
 import { parseExactly, stringifyJson, validate } from "../lib/json.ts";
 import { conversationIdOf, isRequestId } from "../lib/keys.ts";
-import { RESULT_STATUSES, type ResultRow } from "../lib/live/results.ts";
-import type { AcknowledgedAnswer, ResultListAnswer } from "./answers.ts";
-import { requireConversationAccess } from "./auth.ts";
+import { howTold, RESULT_STATUSES, type ResultRow } from "../lib/live/results.ts";
+import type { AcknowledgedAnswer, AgainAnswer, ConnectionListAnswer, ResultListAnswer } from "./answers.ts";
+import { requireApiToken, requireConversationAccess } from "./auth.ts";
 import { readJsonObject } from "./body.ts";
 import type { AppEnv } from "./context.ts";
 import { limitReads } from "./rate-limit.ts";
@@ -41,7 +44,7 @@ export const results = new Hono<AppEnv>()
     const page = rows.slice(0, limit);
     const last = page.at(-1);
     const body: ResultListAnswer = {
-      results: page.map((row) => shown(row, content === "true")),
+      results: page.map((row) => shownResult(row, content === "true")),
       ...(rows.length > limit && last !== undefined ? { nextBefore: String(last.seq) } : {}),
     };
     return c.body(stringifyJson(body), 200, { "content-type": "application/json" });
@@ -52,18 +55,30 @@ export const results = new Hono<AppEnv>()
     const { requestIds } = validate(acknowledgementSchema, await readJsonObject(c));
     const acknowledged = await c.var.core.live.ack(conversationId, requestIds);
     return c.json<AcknowledgedAnswer>({ success: true, acknowledged });
+  })
+
+  .post("/:id/results/again", requireApiToken, async (c) => {
+    const conversationId = conversationIdOf(c.req.param("id"));
+    const { requestIds } = validate(acknowledgementSchema, await readJsonObject(c));
+    const again = await c.var.core.live.again(conversationId, requestIds, false);
+    return c.json<AgainAnswer>({ success: true, again });
+  })
+
+  .get("/:id/connections", requireApiToken, async (c) => {
+    const connections = await c.var.core.live.connections(conversationIdOf(c.req.param("id")));
+    return c.json<ConnectionListAnswer>({ connections });
   });
 
-function shown(
+/** A result as its conversation's routes show it. */
+export function shownResult(
   { requestId, status, delivery, attempts, receivedAt, settledAt, text }: ResultRow,
   withContent: boolean,
 ) {
-  const channel = status === "delivered" ? attempts.at(-1)?.channel : undefined;
   return {
     requestId,
     status,
     delivery,
-    ...(channel === undefined ? {} : { channel }),
+    ...howTold(status, attempts),
     receivedAt: new Date(receivedAt).toISOString(),
     ...(settledAt === null ? {} : { settledAt: new Date(settledAt).toISOString() }),
     attempts,

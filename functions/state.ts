@@ -10,52 +10,52 @@ import { ProblemError } from "./problem.ts";
 
 export const states = new Hono<AppEnv>()
   .get("/:id", requireApiToken, async (c) => {
-    const state = await c.var.core.states.get(conversationIdOf(c.req.param("id")));
+    const state = await c.get("core").states.get(conversationIdOf(c.req.param("id")));
     return answer(c, found(state, "state_not_found"));
   })
 
   .put("/:id", requireApiToken, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const state = await readJsonObject(c);
-    await c.var.core.states.set(conversationId, state);
+    await c.get("core").states.set(conversationId, state);
     return answer(c, state);
   })
 
   .delete("/:id", requireApiToken, async (c) => {
-    const deleted = await c.var.core.states.delete(conversationIdOf(c.req.param("id")));
+    const deleted = await c.get("core").states.delete(conversationIdOf(c.req.param("id")));
     return c.json<DeletedAnswer>({ success: true, deleted });
   })
 
   .post("/:id/touch", requireApiToken, async (c) => {
-    const ttl = await c.var.core.states.refreshTTL(conversationIdOf(c.req.param("id")));
+    const ttl = await c.get("core").states.refreshTTL(conversationIdOf(c.req.param("id")));
     return c.json<TouchedAnswer>({ success: true, ttl: found(ttl, "state_not_found") });
   });
 
 export const memories = new Hono<AppEnv>()
   .get("/:id", requireApiToken, async (c) => {
-    const memory = await c.var.core.memories.getSession(conversationIdOf(c.req.param("id")));
+    const memory = await c.get("core").memories.getSession(conversationIdOf(c.req.param("id")));
     return answer(c, found(memory, "memory_not_found"));
   })
 
   .put("/:id", requireApiToken, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
-    return answer(c, await c.var.core.memories.saveSession(conversationId, await readJsonObject(c)));
+    return answer(c, await c.get("core").memories.saveSession(conversationId, await readJsonObject(c)));
   })
 
   .patch("/:id", requireApiToken, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const changes = await readJsonObject(c);
-    const memory = await c.var.core.memories.updateSession(conversationId, changes);
+    const memory = await c.get("core").memories.updateSession(conversationId, changes);
     return answer(c, found(memory, "memory_not_found"));
   })
 
   .delete("/:id", requireApiToken, async (c) => {
-    const deleted = await c.var.core.memories.clearSession(conversationIdOf(c.req.param("id")));
+    const deleted = await c.get("core").memories.clearSession(conversationIdOf(c.req.param("id")));
     return c.json<DeletedAnswer>({ success: true, deleted });
   })
 
   .post("/:id/touch", requireApiToken, async (c) => {
-    const ttl = await c.var.core.memories.refreshSessionTTL(conversationIdOf(c.req.param("id")));
+    const ttl = await c.get("core").memories.refreshSessionTTL(conversationIdOf(c.req.param("id")));
     return c.json<TouchedAnswer>({ success: true, ttl: found(ttl, "memory_not_found") });
   });
 

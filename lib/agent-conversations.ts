@@ -4,7 +4,7 @@
  * is a claim: it counts for what the agent asks for, as long as nobody has said otherwise before.
  */
 import * as v from "valibot";
-import { isAgentSessionId, keys } from "./keys.ts";
+import { isAgentSessionId, isCallId, keys } from "./keys.ts";
 import type { Logger } from "./log.ts";
 import type { TextStorage, TtlSeconds } from "./storage/storage.ts";
 import { createTtlStore } from "./ttl-store.ts";
@@ -17,9 +17,9 @@ const recordSchema = v.object({
 });
 
 export const tokenRequestSchema = v.object({
-  /** Which agent conversation the token's holder talks to: the server's word, which opens the monitor. */
+  /** Which agent conversation the token's holder talks to: the server's word, which opens the monitor, and calls of other providers. */
   agentSessionId: v.optional(
-    v.pipe(v.string(), v.check(isAgentSessionId, "must be 1 to 128 letters, digits, dashes or underscores")),
+    v.pipe(v.string(), v.check(isCallId, "must be 1 to 256 printable ASCII characters without blanks")),
   ),
 });
 

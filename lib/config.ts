@@ -10,6 +10,8 @@ import type { Issue } from "./errors.ts";
 import { describeIssues } from "./json.ts";
 import { isAgentId } from "./keys.ts";
 import type { Destination } from "./outbound.ts";
+import type { ProviderAccount } from "./push/provider.ts";
+import { type AccountName, PROVIDER_NAMES, PROVIDERS, type ProviderName } from "./push/providers.ts";
 import {
   type AllowedHosts,
   checkOutboundTarget,
@@ -88,6 +90,31 @@ const hostList = v.pipe(
   }),
 );
 
+function apiOrigin(fallback: string) {
+  return v.pipe(
+    text,
+    v.transform((value) => (value === "" ? fallback : value.replace(/\/$/, ""))),
+    v.check(isApiOrigin, `must be an https origin such as ${fallback}`),
+  );
+}
+
+type ProviderVariables = { [account in `${AccountName}_API_KEY`]: typeof text } & {
+  [account in `${AccountName}_API_URL`]: ReturnType<typeof apiOrigin>;
+};
+
+/** The key and the origin of each account. */
+const providerVariables = Object.fromEntries(
+  Object.values(PROVIDERS).flatMap(({ account, apiUrl }) => [
+    [`${account}_API_KEY`, text],
+    [`${account}_API_URL`, apiOrigin(apiUrl)],
+  ]),
+) as ProviderVariables;
+
+/** The variables that hold the keys. */
+export const PROVIDER_KEYS: readonly `${AccountName}_API_KEY`[] = [
+  ...new Set(Object.values(PROVIDERS).map(({ account }) => `${account}_API_KEY` as const)),
+];
+
 /** What the monitor channel is used for: nothing, what is silent anyway, or everything. */
 export type MonitorUse = "off" | "silent" | "all";
 const MONITOR_OF = { "": "off", false: "off", true: "silent", all: "all" } as const satisfies Record<
@@ -126,11 +153,7 @@ const environmentSchema = v.object({
   EVENTS_URL: text,
   SIGNING_SECRET: text,
   ELEVENLABS_API_KEY: text,
-  ELEVENLABS_API_URL: v.pipe(
-    text,
-    v.transform((value) => (value === "" ? "https://api.elevenlabs.io" : value.replace(/\/$/, ""))),
-    v.check(isApiOrigin, "must be an https origin such as https://api.elevenlabs.io"),
-  ),
+  ELEVENLABS_API_URL: apiOrigin("https://api.elevenlabs.io"),
   ELEVENLABS_AGENT_ID: text,
   ELEVENLABS_AGENT_IDS: v.pipe(
     list,
@@ -142,6 +165,7 @@ const environmentSchema = v.object({
     v.picklist(["", "false", "true", "all"], 'must be "true", "false" or "all"'),
     v.transform((value) => MONITOR_OF[value]),
   ),
+  ...providerVariables,
 });
 
 /** The variables this product reads, by name. */
@@ -183,6 +207,8 @@ export type Config = {
     transcripts: boolean;
     monitor: MonitorUse;
   };
+  /** The accounts with other providers, those that there are. */
+  providers: { readonly [name in ProviderName]?: ProviderAccount };
 };
 
 /** What decides who comes in; weak secrets are left out. */
@@ -207,9 +233,10 @@ function textOf(value: unknown): string {
 function secretsOf(environment: Environment): { given: SecretLists; sound: SecretLists; problems: Issue[] } {
   const given = secretLists((name) => parseSecretList(textOf(environment[name])));
   const { UPSTASH_REDIS_REST_TOKEN, KV_REST_API_TOKEN, REDIS_PASSWORD, ELEVENLABS_API_KEY } = environment;
-  const others = [UPSTASH_REDIS_REST_TOKEN, KV_REST_API_TOKEN, REDIS_PASSWORD, ELEVENLABS_API_KEY].map(
-    textOf,
-  );
+  const others = [
+    ...[UPSTASH_REDIS_REST_TOKEN, KV_REST_API_TOKEN, REDIS_PASSWORD, ELEVENLABS_API_KEY],
+    ...PROVIDER_KEYS.map((name) => environment[name]),
+  ].map(textOf);
   return { given, ...soundSecrets(given, others) };
 }
 
@@ -279,8 +306,19 @@ export function parseConfig(environment: Environment): ParsedConfig {
         transcripts: env.ELEVENLABS_TRANSCRIPTS,
         monitor: env.ELEVENLABS_MONITOR,
       },
+      providers: accountsOf(env),
     },
   };
+}
+
+/** The accounts whose key is there. */
+function accountsOf(env: v.InferOutput<typeof environmentSchema>): Config["providers"] {
+  const accounts = PROVIDER_NAMES.flatMap((name) => {
+    const { account } = PROVIDERS[name];
+    const [apiKey, apiUrl] = [env[`${account}_API_KEY`], env[`${account}_API_URL`]];
+    return apiKey === "" ? [] : [[name, { apiKey, apiUrl }] as const];
+  });
+  return Object.fromEntries(accounts);
 }
 
 /** Where a variable says that messages go, and what signs them. Null where it is unset, or something is wrong. */

@@ -39,6 +39,8 @@ import type {
 import { createTtlStore } from "./ttl-store.ts";
 
 export const MAX_MESSAGES = 1_000;
+/** So many more may stand, or each message of a full history would cost one more request. */
+const DROPPED_TOGETHER = 100;
 /** Transcripts are put into a history as long as it has fewer messages than that, of whatever kind. */
 export const MAX_MESSAGES_WITH_TRANSCRIPT = 500;
 /** Of one message as it is stored, in UTF-8. */
@@ -367,7 +369,8 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
     /** Appends a message; `text` is of `messageText`. Where it `mayStand` there already it is not left twice. */
     messageWrites(conversationId: string, text: string, mayStand: boolean): Write[] {
       const key = keys.messages(conversationId);
-      const append: AppendWrite = { type: "append", key, value: text, maxLength: MAX_MESSAGES, ttlSeconds };
+      const length = { maxLength: MAX_MESSAGES, slack: DROPPED_TOGETHER };
+      const append: AppendWrite = { type: "append", key, value: text, ...length, ttlSeconds };
       return mayStand ? [{ type: "remove", key, value: text }, append] : [append];
     },
 

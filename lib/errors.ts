@@ -91,6 +91,15 @@ export function isUnavailable(error: unknown): error is StorageError {
   return error instanceof StorageError && error.failure !== "rejected" && error.failure !== "contended";
 }
 
+/** A call that nobody vouches for: whose key opens every call of an account is not lent to whoever names one. */
+export class CallNotVouchedForError extends AppError {
+  override readonly name = "CallNotVouchedForError";
+  readonly code = "forbidden";
+  constructor() {
+    super("A page names a call only where its token names it too.");
+  }
+}
+
 /** A session URL that this service will not dial. The message says why and holds at most the host. */
 export class SessionUrlNotAllowedError extends AppError {
   override readonly name = "SessionUrlNotAllowedError";

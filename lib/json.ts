@@ -26,8 +26,11 @@ function isDeeperThan(value: unknown, depth: number): boolean {
   return false;
 }
 
-/** Texts that may hold a number which a double cannot carry back: many digits, before or after the point, an exponent. */
-const MAYBE_INEXACT = /[\d.]{16}|\d[eE]/;
+/**
+ * Texts that may hold a number which a double cannot carry back: many digits, before or after the point, an exponent.
+ * Only where a number may begin, because nearly every UUID has a digit before an e.
+ */
+const MAYBE_INEXACT = /(?:^|[[:,\s])-?(?:[\d.]{16}|[\d.]*\d[eE])/;
 
 /**
  * JSON.parse source text access (ECMAScript 2026), which the language's type declarations do not know yet. Where it is
@@ -77,6 +80,15 @@ function isInexact(value: number, source: string): boolean {
   return significant !== "" && !isCarried && String(value) !== source;
 }
 
+/** A JSON text as `parseExactly` reads it; null where it is none. For what somebody else may have written. */
+export function parseOrNull(text: string): unknown {
+  try {
+    return parseExactly(text);
+  } catch {
+    return null;
+  }
+}
+
 const encoder = new TextEncoder();
 
 /** How long a text is in UTF-8. */
@@ -86,7 +98,20 @@ export function byteLength(text: string): number {
 
 /** A value as JSON text, which keeps even the sign of a negative zero. */
 export function stringifyJson(value: unknown): string {
-  return JSON.stringify(value, (_key, part) => exactPart(part));
+  // A replacer is called for every part, which takes several times as long as all the rest.
+  return holdsNegativeZero(value)
+    ? JSON.stringify(value, (_key, part) => exactPart(part))
+    : JSON.stringify(value);
+}
+
+function holdsNegativeZero(value: unknown): boolean {
+  if (typeof value === "number") return Object.is(value, -0);
+  if (typeof value !== "object" || value === null) return false;
+  if (Array.isArray(value)) return value.some(holdsNegativeZero);
+  for (const key in value) {
+    if (holdsNegativeZero((value as Record<string, unknown>)[key])) return true;
+  }
+  return false;
 }
 
 /** What a replacer of JSON.stringify gives for a part, so that the sign of a negative zero is kept. */
@@ -148,6 +173,8 @@ export const isoTimestamp = v.pipe(
 
 export function isOfRealDay(text: string): boolean {
   const day = text.slice(0, 10);
+  // Every month has them; the others are worth a look at the calendar.
+  if (/^\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])$/.test(day)) return true;
   const midnight = new Date(`${day}T00:00:00Z`);
   return !Number.isNaN(midnight.getTime()) && midnight.toISOString().startsWith(day);
 }

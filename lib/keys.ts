@@ -9,6 +9,8 @@ export const REQUEST_ID = /^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$/;
 /** The conversation that a task belongs to, and 128 random bits in base64url. */
 export const TASK_ID = /^([A-Za-z0-9][A-Za-z0-9_.-]{0,127}):([A-Za-z0-9_-]{22})$/;
 export const PROVIDER_ID = /^[A-Za-z0-9_-]{1,128}$/;
+/** Calls of providers have ids of many forms, base64 among them. What a URL would take for a step up is none. */
+export const CALL_ID = /^(?!\.{1,2}$)[\x21-\x7e]{1,256}$/;
 /** Path segments of the HTTP contract that stand where a conversation id would. */
 export const RESERVED = new Set(["new", "list"]);
 
@@ -44,6 +46,11 @@ export function isAgentSessionId(id: string): boolean {
   return PROVIDER_ID.test(id);
 }
 
+/** Any provider's ids of calls. In a URL they are encoded, never spliced; no record is named by them. */
+export function isCallId(id: string): boolean {
+  return CALL_ID.test(id);
+}
+
 /** The provider's ids of agents. */
 export function isAgentId(id: string): boolean {
   return PROVIDER_ID.test(id);
@@ -68,10 +75,16 @@ export const keys = {
   conversation: (conversationId: string) => `elevenlabs:conversation:${conversationId}`,
   messages: (conversationId: string) => `elevenlabs:conversation:${conversationId}:messages`,
   conversations: "elevenlabs:conversations",
+  /** What became of results, over all conversations. */
+  settledResults: "elevenlabs:results",
+  /** When the storage could not be reached. */
+  outages: "elevenlabs:outages",
   /** What a tool call asked for. */
   task: (taskId: string) => `elevenlabs:task:${taskId}`,
   /** Which conversation an agent conversation belongs to. */
   agentConversation: (agentSessionId: string) => `elevenlabs:agent-conversation:${agentSessionId}`,
+  /** That a provider refused the key of a variable. */
+  refusedKey: (variable: string) => `elevenlabs:refused-key:${variable}`,
   /** The orchestrator's state; another instance of the store may keep its records under another prefix. */
   state: (conversationId: string, prefix = STATE_PREFIX) => `${prefix}${conversationId}`,
   /** The assistant's memory. */

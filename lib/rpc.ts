@@ -39,19 +39,18 @@ export function unwrap<T>(answer: Answer<T>): T {
 }
 
 /**
- * Calls an object and waits at most `timeoutMs`. A call that fails is made once more, on a new stub, if there is
- * time left: a stub that has thrown may be broken for good. With `once` it is not, because a second time would
- * answer wrongly. Throws StorageError where no answer came, and what the answer holds.
+ * Calls an object and waits at most `timeoutMs`; null where the caller has a clock of its own. A call that fails is made
+ * once more, on a new stub, if there is time left: a stub that has thrown may be broken for good. With `once` it is not,
+ * because a second time would answer wrongly. Throws StorageError where no answer came, and what the answer holds.
  */
 export async function callObject<T>(
   operation: string,
-  timeoutMs: number,
+  timeoutMs: number | null,
   call: () => Promise<Answer<T>>,
   { once = false }: { once?: boolean } = {},
 ): Promise<T> {
-  const { promise: late, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(new StorageError(OBJECT, operation, "timeout")), timeoutMs);
-  const attempt = () => Promise.race([call(), late]);
+  const clock = timeoutMs === null ? null : startClock(operation, timeoutMs);
+  const attempt = () => (clock === null ? call() : Promise.race([call(), clock.late]));
   try {
     const answer = await attempt().catch((error: unknown) => {
       if (once || error instanceof StorageError) throw error;
@@ -61,8 +60,15 @@ export async function callObject<T>(
   } catch (cause) {
     throw cause instanceof AppError ? cause : new StorageError(OBJECT, operation, "server_error", { cause });
   } finally {
-    clearTimeout(timer);
+    clock?.stop();
   }
+}
+
+/** `late` rejects when the time is over, unless it was stopped before. */
+function startClock(operation: string, timeoutMs: number): { late: Promise<never>; stop(): void } {
+  const { promise: late, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(() => reject(new StorageError(OBJECT, operation, "timeout")), timeoutMs);
+  return { late, stop: () => clearTimeout(timer) };
 }
 
 const OBJECT = "durable-object";

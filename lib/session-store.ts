@@ -9,8 +9,9 @@
  * - *Why an id is not enough*: a session cannot be reopened from its id. The URL's signature and token are
  *   issued once, expire on their own and are not derivable from anything we could look up later. A record
  *   that lost them is a record of a session that cannot be reached.
- * - *What a push needs*: an address that can be dialled (`wsUrl`) or a page that attaches itself, as those on
- *   WebRTC must. A registration with neither is refused, because it could only ever disappoint a callback.
+ * - *What a push needs*: an address that can be dialled (`wsUrl`), a page that attaches itself, as those on
+ *   WebRTC must, or a provider that takes commands to a call (`provider`, `agentSessionId`). A registration with none
+ *   of them is refused, because it could only ever disappoint a callback.
  * - *What must never happen to it*: it is never rebuilt from an id, trimmed, normalised or redacted in
  *   storage; and never logged, returned by an endpoint or put into an error.
  *
@@ -30,7 +31,14 @@ export const SESSION_TTL_SECONDS = 600;
 
 export const transportSchema = v.picklist(["websocket", "webrtc"]);
 
+/** Whether there is such a one is asked where it is to be reached (`registration.ts`): who only stores a session need not know. */
+export const providerSchema = v.string();
+
+export const ELEVENLABS = "elevenlabs";
+
 export const registrationRequestSchema = v.object({
+  /** Who hosts the agent; ElevenLabs where it does not say. */
+  provider: v.optional(providerSchema),
   sessionUrl: v.optional(v.pipe(v.string(), v.nonEmpty("must not be empty"))),
   sessionPayload: v.optional(jsonValue),
   /** The sender's own note: kept, never acted on, even when it lies in the past. */
@@ -38,6 +46,8 @@ export const registrationRequestSchema = v.object({
   agentSessionId: v.optional(
     v.pipe(v.string(), v.nonEmpty("must not be empty"), v.maxLength(256, "must be at most 256 characters")),
   ),
+  /** Where the call takes commands, with a provider whose calls each have an address. It opens the call: as secret as a URL of a session. */
+  controlUrl: v.optional(v.string()),
   transport: v.optional(transportSchema),
   metadata: v.optional(jsonObject),
 });
@@ -61,7 +71,12 @@ export type Registration = v.InferOutput<typeof registrationRequestSchema> & {
  */
 export function parseRegistration(body: JsonObject, hasLine = false): Registration {
   const request = validate(registrationRequestSchema, body);
-  if (!hasLine && request.sessionUrl === undefined && request.transport !== "webrtc") {
+  if (
+    !isElsewhere(request) &&
+    !hasLine &&
+    request.sessionUrl === undefined &&
+    request.transport !== "webrtc"
+  ) {
     throw new InvalidRequestError("A session without a URL cannot be pushed to.", [
       { path: "sessionUrl", message: 'is required unless transport is "webrtc"' },
     ]);
@@ -75,6 +90,11 @@ export function parseRegistration(body: JsonObject, hasLine = false): Registrati
     delete extra[known];
   }
   return { ...request, sessionPayload: request.sessionPayload, extra };
+}
+
+/** Whether somebody else than ElevenLabs hosts the agent. */
+export function isElsewhere({ provider = ELEVENLABS }: { provider?: string | undefined }): boolean {
+  return provider !== ELEVENLABS;
 }
 
 export const renewalSchema = v.object({
@@ -107,6 +127,9 @@ export const sessionRecordSchema = v.object({
   expiresAt: v.optional(v.string()),
   agentSessionId: v.optional(v.string()),
   provenAgentSessionId: v.optional(v.string()),
+  /** Absent for ElevenLabs. One that a later version knows is kept, and reached by no channel of this one. */
+  provider: v.optional(v.string()),
+  controlUrl: v.optional(v.string()),
   transport: v.optional(transportSchema),
   /** The connection of our own that the session is reached by; null since it went. Absent where there never was one. */
   channel: v.optional(v.nullable(v.picklist(["relay", "proxy"]))),
@@ -196,7 +219,7 @@ export function sessionRecord(
   now: number,
 ): SessionRecord {
   const { sessionUrl, sessionPayload, expiresAt, agentSessionId, transport, metadata, extra } = registration;
-  const { provenAgentSessionId } = registration;
+  const { provenAgentSessionId, provider, controlUrl } = registration;
   return {
     ...extra,
     version: 1,
@@ -209,6 +232,8 @@ export function sessionRecord(
     ...(expiresAt === undefined ? {} : { expiresAt }),
     ...(agentSessionId === undefined ? {} : { agentSessionId }),
     ...(provenAgentSessionId === undefined ? {} : { provenAgentSessionId }),
+    ...(isElsewhere(registration) ? { provider } : {}),
+    ...(isElsewhere(registration) && controlUrl !== undefined ? { controlUrl } : {}),
     ...(transport === undefined ? {} : { transport }),
     ...(metadata === undefined ? {} : { metadata }),
   };

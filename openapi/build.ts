@@ -1,18 +1,16 @@
 /**
- * Writes the document and its page, as texts that the Worker answers with, to `openapi/published.js`. wrangler runs it
- * before it builds, so that neither schemas nor converter are in the Worker.
+ * Writes the document and its page to the Worker's assets, and to `openapi/published.js` what the Worker itself must know
+ * of them. wrangler runs it before it builds, so that neither schemas nor converter nor texts are in the Worker.
  */
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { writeAsset, writeIfChanged } from "../console/assets.ts";
 import { createDocument } from "./document.ts";
 import { CONTENT_SECURITY_POLICY, renderPage } from "./page.ts";
 
 const document = createDocument();
-const published = { DOCUMENT: JSON.stringify(document), PAGE: renderPage(document), CONTENT_SECURITY_POLICY };
-const lines = Object.entries(published).map(
-  ([name, text]) => `export const ${name} = ${JSON.stringify(text)};\n`,
+writeAsset("openapi.json", JSON.stringify(document));
+writeAsset("docs.html", renderPage(document));
+writeIfChanged(
+  join(import.meta.dirname, "published.js"),
+  `export const CONTENT_SECURITY_POLICY = ${JSON.stringify(CONTENT_SECURITY_POLICY)};\n`,
 );
-const path = join(import.meta.dirname, "published.js");
-const text = lines.join("");
-// A file that is written anew would make `wrangler dev` build again, for ever.
-if (!existsSync(path) || readFileSync(path, "utf8") !== text) writeFileSync(path, text);

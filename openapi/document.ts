@@ -8,7 +8,15 @@ import { componentSchemas, NAMED } from "./named.ts";
 import { ELSEWHERE, MAYBE_HEADERS, PROBLEM_CODES, PROBLEMS } from "./problems.ts";
 import { type Answer, type Credential, type Parameter, ROUTES, type Route, TAGS } from "./routes.ts";
 import { type JsonSchema, type Schema, schemaOf } from "./schemas.ts";
-import type { Document, DocumentedParameter, Header, Operation, Reference, Response } from "./shape.ts";
+import type {
+  Document,
+  DocumentedParameter,
+  Header,
+  MediaType,
+  Operation,
+  Reference,
+  Response,
+} from "./shape.ts";
 import { UNSPOKEN_HEADERS } from "./shape.ts";
 
 /** What every answer has, whatever it is. */
@@ -21,6 +29,12 @@ const HEADERS: Record<string, Header> = {
     schema: { type: "string" },
   },
   "cache-control": { description: "Nothing is kept.", required: true, schema: { const: "no-store" } },
+  "cache-control-of-files": {
+    description: "It is kept, and asked for again each time.",
+    required: true,
+    schema: { const: "no-cache" },
+  },
+  etag: { description: "Which version it is.", required: true, schema: { type: "string" } },
   "retry-after": {
     description:
       "When to ask again, in seconds. With rate_limited, storage_unavailable, provider_unavailable.",
@@ -35,7 +49,7 @@ const HEADERS: Record<string, Header> = {
     schema: { type: "string" },
   },
   "content-security-policy": {
-    description: "Lets the page load nothing and run nothing.",
+    description: "Lets the page load and run nothing but its own.",
     required: true,
     schema: { type: "string" },
   },
@@ -169,6 +183,13 @@ const PATH_PARAMETERS: Record<string, DocumentedParameter> = {
     description: "The task.",
     schema: { type: "string" },
   },
+  file: {
+    name: "file",
+    in: "path",
+    required: true,
+    description: "Its name.",
+    schema: { type: "string" },
+  },
 };
 
 const DESCRIPTION = `JSON in and out. A body has at most 64 KiB and 100 levels, and is not compressed. HEAD is answered where GET is.
@@ -249,12 +270,20 @@ function responsesOf(route: Route, shared: Record<string, Response>): Operation[
   return found;
 }
 
-function responseOf({ description, schema, mediaType = "application/json", headers = [] }: Answer): Response {
+function responseOf(answer: Answer): Response {
+  const { description, schema, mediaTypes = ["application/json"], headers = [], isFile = false } = answer;
   return {
     description,
-    headers: headersNamed([...ALWAYS, ...headers]),
-    ...(schema === undefined ? {} : { content: { [mediaType]: { schema: contentSchema(schema) } } }),
+    headers: {
+      ...headersNamed([...ALWAYS, ...headers]),
+      ...(isFile ? { ...headersNamed(["etag"]), "cache-control": header("cache-control-of-files") } : {}),
+    },
+    ...(schema === undefined ? {} : { content: contentOf(mediaTypes, schema) }),
   };
+}
+
+function contentOf(mediaTypes: readonly string[], schema: Schema): Record<string, MediaType> {
+  return Object.fromEntries(mediaTypes.map((mediaType) => [mediaType, { schema: contentSchema(schema) }]));
 }
 
 const contentSchema = (schema: Schema): JsonSchema => schemaOf(schema, NAMED);
@@ -279,8 +308,10 @@ function problemResponse(codes: readonly ProblemCode[]): Response {
 }
 
 function headersNamed(names: readonly string[]): Record<string, Reference> {
-  return Object.fromEntries(names.map((name) => [name, { $ref: `#/components/headers/${name}` }]));
+  return Object.fromEntries(names.map((name) => [name, header(name)]));
 }
+
+const header = (name: string): Reference => ({ $ref: `#/components/headers/${name}` });
 
 function problemCodeSchema(): JsonSchema {
   return {

@@ -6,8 +6,12 @@ import { tokenRequestSchema } from "../lib/agent-conversations.ts";
 import { sessionChangesSchema, sessionStateSchema } from "../lib/assistant-session.ts";
 import { newConversationSchema, newMessageSchema } from "../lib/conversation-store.ts";
 import { jsonObject } from "../lib/json.ts";
+import { CALL_ID } from "../lib/keys.ts";
+import type { Provider } from "../lib/push/provider.ts";
+import { PROVIDER_NAMES, PROVIDERS } from "../lib/push/providers.ts";
 import { callbackSchema, progressSchema } from "../lib/result.ts";
 import { registrationRequestSchema, renewalSchema } from "../lib/session-store.ts";
+import { allAgainSchema } from "../lib/settled-results.ts";
 import { toolCallSchema } from "../lib/task.ts";
 import { type JsonSchema, namedSchemas } from "./schemas.ts";
 
@@ -43,6 +47,19 @@ export const NAMED = {
   Result: answers.resultAnswer,
   ResultList: answers.resultListAnswer,
   Acknowledged: answers.acknowledgedAnswer,
+  Again: answers.againAnswer,
+  Connection: answers.connectionAnswer,
+  ConnectionList: answers.connectionListAnswer,
+  SettledResult: answers.settledAnswer,
+  SettledResultList: answers.settledListAnswer,
+  Waiting: answers.waitingAnswer,
+  WaitingList: answers.waitingListAnswer,
+  LiveSession: answers.liveSessionAnswer,
+  LiveSessionList: answers.liveSessionListAnswer,
+  Rates: answers.ratesAnswer,
+  OutageList: answers.outageListAnswer,
+  EverythingAgain: allAgainSchema,
+  EverythingIsAgain: answers.allAgainAnswer,
   Task: answers.taskAnswer,
   TaskList: answers.taskListAnswer,
   TaskCancelled: answers.taskCancelledAnswer,
@@ -89,7 +106,11 @@ const SAID: { [N in Name]?: { [field: string]: string } } = {
   },
   Registration: {
     "": "The live session of a page. Fields of its own are kept. Without sessionPayload the whole body is the raw payload.",
-    sessionUrl: "The conversation URL, whole, with its token. May be left out for webrtc only.",
+    provider:
+      "Who hosts the agent. With any other than elevenlabs agentSessionId is required, and a page's word counts only with a token that names the same.",
+    controlUrl: "Where a call of Vapi takes commands.",
+    sessionUrl:
+      "The conversation URL, whole, with its token. May be left out for webrtc, and with another provider than ElevenLabs.",
     sessionPayload: "The session as the SDK made it. Stored as it came; never shown.",
     expiresAt: "A note of the sender; kept, never acted on.",
     agentSessionId: "The provider's id of the running conversation.",
@@ -99,7 +120,7 @@ const SAID: { [N in Name]?: { [field: string]: string } } = {
     registrationId: "The current registration's.",
     agentSessionId: "The provider's id of the running conversation, if it has been learned since.",
   },
-  Acknowledgement: { requestIds: "What the page has told its user by itself." },
+  Acknowledgement: { requestIds: "Of which results, at most 200." },
   Callback: {
     "": "The result of a task.",
     requestId: "Identifies the result: what comes again under it is a duplicate. Of a task, its taskId.",
@@ -158,6 +179,42 @@ const SAID: { [N in Name]?: { [field: string]: string } } = {
   },
   ResultList: { results: "Newest first.", nextBefore: CURSOR },
   Acknowledged: { acknowledged: "Those that this has settled." },
+  Again: { again: "Those that wait for it now. What is being said is not among them." },
+  Connection: {
+    event: "replaced: by the registration after it. expired: its 600 s were over.",
+    channel: "Of a connection to the edge; null where that was lost.",
+  },
+  ConnectionList: { connections: "The newest fifty, newest first." },
+  SettledResult: { id: "Names the entry in the log." },
+  SettledResultList: {
+    "": "At most 2,000 entries are looked through: a page may hold few, or none, and others come after it.",
+    results: "Settled last first.",
+    nextBefore: CURSOR,
+  },
+  Waiting: {
+    waiting: "How many wait or are being said.",
+    unconfirmed: "How many may have been heard.",
+    results: "The newest twenty.",
+  },
+  WaitingList: { nextCursor: CURSOR, unanswered: "Of how many conversations it is not known what waits." },
+  LiveSession: {
+    ttl: "Seconds that are left.",
+    channel: `${CHANNEL} Null where it cannot be.`,
+    waiting: "How many wait or are being said.",
+    unconfirmed: "How many may have been heard.",
+  },
+  LiveSessionList: { nextCursor: CURSOR },
+  Rates: {
+    minutes: "At most sixty, oldest first.",
+    isPartial: "There were more than can be looked through; the minutes begin later.",
+  },
+  OutageList: { outages: "Those that are over, newest first." },
+  EverythingAgain: { since: "From when on.", cursor: "The nextCursor of the answer before." },
+  EverythingIsAgain: {
+    again: "How many wait for it now.",
+    unanswered: "Of how many conversations it is not known.",
+    nextCursor: "There are more: where to go on.",
+  },
   Task: {
     taskId: "The requestId of its result.",
     deadline: "By then its result must have come.",
@@ -195,12 +252,26 @@ const SAID: { [N in Name]?: { [field: string]: string } } = {
   },
 };
 
+/** What names a call of a provider, of those that there are. */
+function callsOf(isOne: (provider: Provider) => boolean, further: readonly string[]): JsonSchema {
+  return {
+    required: ["provider", "agentSessionId", ...further],
+    properties: {
+      provider: { enum: PROVIDER_NAMES.filter((name) => isOne(PROVIDERS[name])) },
+      agentSessionId: { type: "string", pattern: CALL_ID.source },
+      ...Object.fromEntries(further.map((field) => [field, { type: "string" }])),
+    },
+  };
+}
+
 /** What valibot cannot say of one field by itself. */
 const BETWEEN_FIELDS: { [N in Name]?: JsonSchema } = {
   Registration: {
     anyOf: [
       { required: ["sessionUrl"], properties: { sessionUrl: { type: "string" } } },
       { required: ["transport"], properties: { transport: { const: "webrtc" } } },
+      callsOf((provider) => provider.controlUrlOf === undefined, []),
+      callsOf((provider) => provider.controlUrlOf !== undefined, ["controlUrl"]),
     ],
   },
   ToolCall: {

@@ -1,8 +1,4 @@
 /** What `build.ts` writes. */
 
-/** `openapi.json`. */
-export const DOCUMENT: string;
-/** The same as HTML. */
-export const PAGE: string;
-/** Of the page. */
+/** Of the page of the document. */
 export const CONTENT_SECURITY_POLICY: string;

@@ -2,6 +2,7 @@
 import * as v from "valibot";
 import { toolQuerySchema } from "../functions/agent-tools.ts";
 import * as answers from "../functions/answers.ts";
+import { DEFAULT_CONSOLE_LIMIT, settledQuerySchema } from "../functions/console.ts";
 import { deletionSchema } from "../functions/conversations.ts";
 import type { ProblemCode } from "../functions/problem-codes.ts";
 import { DEFAULT_RESULT_LIMIT, resultQuerySchema } from "../functions/results.ts";
@@ -21,8 +22,10 @@ export type Answer = {
   description: string;
   schema?: Schema;
   /** `application/json`, where there is a schema. */
-  mediaType?: string;
+  mediaTypes?: readonly string[];
   headers?: readonly string[];
+  /** Whether a browser keeps it, and asks for it again by its etag. */
+  isFile?: true;
 };
 
 export type Route = {
@@ -79,6 +82,7 @@ const UPGRADE = {
   },
 } as const satisfies Record<string, Parameter>;
 
+const PAGE = { description: "HTML.", schema: text, mediaTypes: ["text/html"] } as const;
 const ACCEPTED = "The WebSocket is open.";
 
 const CALLBACK = {
@@ -283,6 +287,27 @@ export const ROUTES: readonly Route[] = [
     answers: { 200: { description: "They are settled.", schema: NAMED.Acknowledged } },
   },
   {
+    method: "post",
+    path: `${CONVERSATION}/results/again`,
+    id: "sayAgain",
+    tag: "Results and tasks",
+    summary: "Have results said again",
+    description: "Whatever became of them. They wait as if they were new.",
+    credential: "server",
+    body: { schema: NAMED.Acknowledgement, example: { requestIds: ["r1"] } },
+    answers: { 200: { description: "They wait for it.", schema: NAMED.Again } },
+    problems: ["conversation_deleted"],
+  },
+  {
+    method: "get",
+    path: `${CONVERSATION}/connections`,
+    id: "listConnections",
+    tag: "Sessions",
+    summary: "List who was there, newest first",
+    credential: "server",
+    answers: { 200: { description: "Registrations, and how they ended.", schema: NAMED.ConnectionList } },
+  },
+  {
     method: "get",
     path: `${CONVERSATION}/tasks`,
     id: "listTasks",
@@ -337,6 +362,7 @@ export const ROUTES: readonly Route[] = [
   },
   ...stateRoutes(),
   ...memoryRoutes(),
+  ...consoleRoutes(),
   {
     method: "get",
     path: "/health",
@@ -384,7 +410,8 @@ export const ROUTES: readonly Route[] = [
     tag: "Operation",
     summary: "This document",
     credential: "none",
-    answers: { 200: { description: "OpenAPI 3.1.", schema: NAMED.State } },
+    answers: fileAnswers({ description: "OpenAPI 3.1.", schema: NAMED.State }),
+    problems: ["not_found"],
     needs: "nothing",
   },
   {
@@ -395,17 +422,131 @@ export const ROUTES: readonly Route[] = [
     summary: "This document, to be read",
     description: "One page that loads nothing and runs nothing.",
     credential: "none",
-    answers: {
-      200: {
-        description: "HTML.",
-        schema: text,
-        mediaType: "text/html",
-        headers: ["content-security-policy"],
-      },
-    },
+    answers: fileAnswers({ ...PAGE, headers: ["content-security-policy"] }),
+    problems: ["not_found"],
+    needs: "nothing",
+  },
+  {
+    method: "get",
+    path: "/console",
+    id: "console",
+    tag: "Operation",
+    summary: "The console: what becomes of results, who is there, and whether all is well",
+    description: "A page that asks for the API token, and loads nothing from elsewhere.",
+    credential: "none",
+    answers: fileAnswers({ ...PAGE, headers: ["content-security-policy"] }),
+    problems: ["not_found"],
+    needs: "nothing",
+  },
+  {
+    method: "get",
+    path: "/console/{file}",
+    id: "consoleFile",
+    tag: "Operation",
+    summary: "A file of the console",
+    credential: "none",
+    answers: fileAnswers({
+      description: "The file.",
+      schema: text,
+      mediaTypes: ["text/html", "text/javascript", "text/css", "image/svg+xml"],
+      headers: ["content-security-policy"],
+    }),
+    problems: ["not_found"],
     needs: "nothing",
   },
 ];
+
+/** Of what is the same until the next deployment. */
+function fileAnswers(answer: Answer): Record<number, Answer> {
+  return {
+    200: { ...answer, isFile: true },
+    304: { description: "It is still the one that was kept.", headers: answer.headers ?? [], isFile: true },
+  };
+}
+
+function consoleRoutes(): Route[] {
+  const path = "/console/api";
+  const common = { tag: "Operation", credential: "server" } as const;
+  const page = {
+    limit: limit(DEFAULT_CONSOLE_LIMIT),
+    cursor: { schema: text, description: "The nextCursor of the page before." },
+  };
+  return [
+    {
+      ...common,
+      method: "get",
+      path: `${path}/results`,
+      id: "listSettled",
+      summary: "List what became of results, of all conversations",
+      description: "The newest 10,000 that were settled, without what they say.",
+      query: {
+        limit: limit(DEFAULT_CONSOLE_LIMIT),
+        before: before(text),
+        status: { schema: settledQuerySchema.entries.status, description: "Only those that stand so." },
+        failed: {
+          schema: settledQuerySchema.entries.failed,
+          description: "Only those that nobody is known to have heard: unconfirmed, expired, dropped.",
+        },
+        conversationId: {
+          schema: settledQuerySchema.entries.conversationId,
+          description: "Only those of one conversation.",
+        },
+        requestId: {
+          schema: settledQuerySchema.entries.requestId,
+          description: "Only those of one requestId.",
+        },
+      },
+      answers: { 200: { description: "One page.", schema: NAMED.SettledResultList } },
+    },
+    {
+      ...common,
+      method: "post",
+      path: `${path}/results/again`,
+      id: "sayFailedAgain",
+      summary: "Have everything said that failed since a time",
+      description: "Newest first, as much as one request may; nextCursor says that there is more.",
+      body: { schema: NAMED.EverythingAgain, example: { since: "2026-01-01T00:00:00Z" } },
+      answers: { 200: { description: "They wait for it.", schema: NAMED.EverythingIsAgain } },
+    },
+    {
+      ...common,
+      method: "get",
+      path: `${path}/waiting`,
+      id: "listWaiting",
+      summary: "List what is not settled, in the conversations that were active last",
+      description: "At most 40 conversations are asked; unanswered says how many of them did not answer.",
+      query: page,
+      answers: { 200: { description: "Those in which anything waits.", schema: NAMED.WaitingList } },
+    },
+    {
+      ...common,
+      method: "get",
+      path: `${path}/sessions`,
+      id: "listLiveSessions",
+      summary: "List live sessions, among the conversations that were active last",
+      description:
+        "At most 40 conversations are looked at. What waits is left out where a conversation's object does not answer.",
+      query: page,
+      answers: { 200: { description: "Those that are live.", schema: NAMED.LiveSessionList } },
+    },
+    {
+      ...common,
+      method: "get",
+      path: `${path}/rates`,
+      id: "readRates",
+      summary: "Count what was settled in each minute of the last hour",
+      answers: { 200: { description: "The minutes.", schema: NAMED.Rates } },
+    },
+    {
+      ...common,
+      method: "get",
+      path: `${path}/outages`,
+      id: "listOutages",
+      summary: "List when the storage could not be reached",
+      answers: { 200: { description: "Outages, as the instances found them.", schema: NAMED.OutageList } },
+    },
+  ];
+}
 
 function stateRoutes(): Route[] {
   const path = "/state/api/{id}";

@@ -4,11 +4,14 @@
  */
 import { toJsonSchema, toJsonSchemaDefs } from "@valibot/to-json-schema";
 import type * as v from "valibot";
+import { channel } from "../functions/answers.ts";
 import { isNoResultId, RESULT_ID } from "../lib/conversation-store.ts";
 import { isCarriedNumber, isOfRealDay, isReadByDate, jsonObject, jsonValue } from "../lib/json.ts";
 import {
+  CALL_ID,
   CONVERSATION_ID,
   isAgentSessionId,
+  isCallId,
   isConversationId,
   isRequestId,
   PROVIDER_ID,
@@ -16,8 +19,12 @@ import {
   RESERVED,
   TASK_ID,
 } from "../lib/keys.ts";
+import { CHANNEL_NAMES } from "../lib/push/channel.ts";
+import { PROVIDER_NAMES } from "../lib/push/providers.ts";
+import { ELEVENLABS, providerSchema } from "../lib/session-store.ts";
+import type { JsonSchema } from "./shape.ts";
 
-export type JsonSchema = { [keyword: string]: unknown };
+export type { JsonSchema } from "./shape.ts";
 export type Schema = v.GenericSchema;
 
 /** What the checks of our own say, in JSON Schema. */
@@ -25,6 +32,7 @@ const CHECKS = new Map<unknown, JsonSchema>([
   [isConversationId, { pattern: CONVERSATION_ID.source, not: { enum: [...RESERVED] } }],
   [isRequestId, { anyOf: [{ pattern: REQUEST_ID.source }, { pattern: TASK_ID.source }] }],
   [isAgentSessionId, { pattern: PROVIDER_ID.source }],
+  [isCallId, { pattern: CALL_ID.source }],
   [isNoResultId, { not: { pattern: `^${RESULT_ID}` } }],
   // The format says so already.
   [isOfRealDay, {}],
@@ -32,6 +40,12 @@ const CHECKS = new Map<unknown, JsonSchema>([
   [isCarriedNumber, { type: "number" }],
   [jsonObject.check, { type: "object", additionalProperties: true }],
   [jsonValue.check, {}],
+]);
+
+/** What may stand where the schema itself takes any text. */
+const WORDS = new Map<unknown, readonly string[]>([
+  [channel, [...CHANNEL_NAMES, ...PROVIDER_NAMES]],
+  [providerSchema, [ELEVENLABS, ...PROVIDER_NAMES]],
 ]);
 
 type Conversion = NonNullable<Parameters<typeof toJsonSchema>[1]>;
@@ -46,6 +60,8 @@ const CONVERSION: Conversion = {
     return said && { ...jsonSchema, ...said };
   },
   overrideSchema({ valibotSchema: schema, jsonSchema, errors }) {
+    const words = WORDS.get(schema);
+    if (words !== undefined) return { ...jsonSchema, enum: [...words] };
     if (schema.type === "custom") return CHECKS.get((schema as v.CustomSchema<unknown, undefined>).check);
     if (errors !== undefined) return undefined;
     if (schema.type === "loose_object") return withoutEmpty({ ...jsonSchema, additionalProperties: true });

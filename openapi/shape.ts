@@ -1,5 +1,7 @@
 /** The form of the document, as far as ours uses OpenAPI, for whoever makes it and whoever checks answers by it. */
-import type { JsonSchema } from "./schemas.ts";
+
+/** A JSON Schema, of whatever draft. */
+export type JsonSchema = { [keyword: string]: unknown };
 
 export type Reference = { $ref: string };
 export type Header = { description: string; required?: boolean; schema: JsonSchema };

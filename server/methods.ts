@@ -5,24 +5,32 @@
 import type * as v from "valibot";
 import type {
   AcknowledgedAnswer,
+  AgainAnswer,
+  AllAgainAnswer,
+  ConnectionListAnswer,
   ConversationListAnswer,
   CreatedAnswer,
   DeletedAnswer,
   deliveredAnswer,
   duplicateAnswer,
   HistoryAnswer,
+  LiveSessionListAnswer,
   MessageStoredAnswer,
   notSaidAnswer,
+  OutageListAnswer,
   progressAnswer,
   queuedAnswer,
+  RatesAnswer,
   RegisteredAnswer,
   ResultListAnswer,
   SessionAnswer,
+  SettledListAnswer,
   SignedUrlAnswer,
   TaskCancelledAnswer,
   TaskListAnswer,
   TokenAnswer,
   TouchedAnswer,
+  WaitingListAnswer,
 } from "../functions/answers.ts";
 import type { ProblemCode } from "../functions/problem-codes.ts";
 import type { tokenRequestSchema } from "../lib/agent-conversations.ts";
@@ -32,6 +40,7 @@ import type { JsonObject } from "../lib/json.ts";
 import { isConversationId, isTaskId } from "../lib/keys.ts";
 import type { callbackSchema, progressSchema } from "../lib/result.ts";
 import type { RegistrationRequest, renewalSchema } from "../lib/session-store.ts";
+import type { allAgainSchema } from "../lib/settled-results.ts";
 import { type Exchange, ServerClientError, type ServerRequest } from "./exchange.ts";
 
 export type TokenRequest = v.InferInput<typeof tokenRequestSchema>;
@@ -59,6 +68,19 @@ export type ResultQuery = PageQuery & {
   content?: boolean | undefined;
 };
 
+/** `cursor` is `nextCursor` of the page before. */
+export type CursorQuery = { limit?: number | undefined; cursor?: string | undefined };
+
+export type SettledQuery = PageQuery & {
+  status?: ResultQuery["status"];
+  /** Only what nobody is known to have heard. */
+  failed?: boolean | undefined;
+  conversationId?: string | undefined;
+  requestId?: string | undefined;
+};
+
+export type AllAgainRequest = v.InferInput<typeof allAgainSchema>;
+
 /**
  * Every method rejects with ServerClientError. What is not there is null where something was to be read or changed, and
  * an error nowhere.
@@ -67,7 +89,7 @@ export interface ServerClient {
   /** Begins a conversation. Where an answer was lost it is not asked for again by itself. */
   createConversation(request?: CreateConversationRequest): Promise<CreatedAnswer>;
   /** The conversations with the newest activity first; `cursor` is `nextCursor` of the page before. */
-  listConversations(query?: { limit?: number; cursor?: string }): Promise<ConversationListAnswer>;
+  listConversations(query?: CursorQuery): Promise<ConversationListAnswer>;
   /** A token for a page, for an hour. */
   issueToken(conversationId: string, request?: TokenRequest): Promise<Required<TokenAnswer>>;
   /** A conversation and the newest page of its messages, oldest first. */
@@ -92,9 +114,26 @@ export interface ServerClient {
   listResults(conversationId: string, query?: ResultQuery): Promise<ResultListAnswer>;
   /** These were told to the user by other means. */
   acknowledgeResults(conversationId: string, requestIds: readonly string[]): Promise<AcknowledgedAnswer>;
+  /** Has results said again, whatever became of them. Where an answer was lost it is not asked for again by itself. */
+  sayAgain(conversationId: string, requestIds: readonly string[]): Promise<AgainAnswer>;
+  /** Who was there, newest first. */
+  listConnections(conversationId: string): Promise<ConnectionListAnswer>;
   listTasks(conversationId: string, query?: PageQuery): Promise<TaskListAnswer>;
   /** Null where there is no such task. */
   cancelTask(conversationId: string, taskId: string): Promise<TaskCancelledAnswer | null>;
+
+  /** What became of the results of all conversations, settled last first. */
+  listSettledResults(query?: SettledQuery): Promise<SettledListAnswer>;
+  /** Has everything said that failed since a time; go on with `nextCursor` until there is none. */
+  sayFailedAgain(request: AllAgainRequest): Promise<AllAgainAnswer>;
+  /** What is not settled, in the conversations that were active last. */
+  listWaiting(query?: CursorQuery): Promise<WaitingListAnswer>;
+  /** Who is live, among the conversations that were active last. */
+  listLiveSessions(query?: CursorQuery): Promise<LiveSessionListAnswer>;
+  /** How much was settled in each minute of the last hour. */
+  readRates(): Promise<RatesAnswer>;
+  /** When the storage could not be reached. */
+  listOutages(): Promise<OutageListAnswer>;
 
   /** Brings the result of a task. However often it is sent, it is said once, by its `requestId`. */
   callBack(callback: CallbackRequest): Promise<CallbackAnswer>;
@@ -190,9 +229,20 @@ export function createMethods(ask: Exchange, { server, webhook }: Credentials): 
     listResults: (id, query) => ofConversation("GET", id, "/results", { query }),
     acknowledgeResults: (id, requestIds) =>
       ofConversation("POST", id, "/results/ack", { body: { requestIds } }),
+    // Asked for a second time it would be said twice.
+    sayAgain: (id, requestIds) =>
+      ofConversation("POST", id, "/results/again", { body: { requestIds }, isRepeatable: false }),
+    listConnections: (id) => ofConversation("GET", id, "/connections"),
     listTasks: (id, query) => ofConversation("GET", id, "/tasks", { query }),
     cancelTask: async (id, taskId) =>
       isTaskId(taskId) ? found("task_not_found", ofConversation("DELETE", id, `/tasks/${taskId}`)) : null,
+
+    listSettledResults: (query) => request("GET", "/console/api/results", { query }),
+    sayFailedAgain: (body) => request("POST", "/console/api/results/again", { body }),
+    listWaiting: (query) => request("GET", "/console/api/waiting", { query }),
+    listLiveSessions: (query) => request("GET", "/console/api/sessions", { query }),
+    readRates: () => request("GET", "/console/api/rates"),
+    listOutages: () => request("GET", "/console/api/outages"),
 
     callBack: send,
     reportProgress: send,

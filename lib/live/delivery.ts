@@ -8,14 +8,23 @@
  */
 import { parseExactly } from "../json.ts";
 import { type LogFields, type Logger, logFailure } from "../log.ts";
-import { type Channel, type ChannelName, type PushOutcome, pushBy } from "../push/channel.ts";
+import { ENOUGH } from "../patience.ts";
+import { type Channel, type ChannelName, type Proof, type PushOutcome, pushBy } from "../push/channel.ts";
 import { messageOf, messageOfProgress, type Telling } from "../push/message.ts";
 import type { Delivery, Progress, Result } from "../result.ts";
 import type { SessionRecord } from "../session-store.ts";
 import type { SpanAttributes, Trace } from "../trace.ts";
 import { type AgentConversation, agentConversationOf, isSame } from "./agent-conversation.ts";
 import type { ResultReceipt } from "./receipts.ts";
-import { RETRY_MS, type ResultRow, type ResultStatus, type Results, type WaitingReason } from "./results.ts";
+import {
+  channelOf,
+  howTold,
+  RETRY_MS,
+  type ResultRow,
+  type ResultStatus,
+  type Results,
+  type WaitingReason,
+} from "./results.ts";
 import { LONGEST_HOLD_MS, type Turn } from "./turn.ts";
 
 /** The longest that a sender waits for the outcome of its result, in ms. The loop goes on without it. */
@@ -26,14 +35,17 @@ const TOOL_CALL: AgentConversation = { agentSessionId: null, urlDigest: null, re
 /** Of how many tasks it is remembered which progress is the newest. */
 const MAX_UNDERWAY = 1_000;
 
+/** How a result was told, and what is known of it. */
+export type Told = { channel?: ChannelName; proof?: Proof; manner?: Delivery };
+
 /** What the sender of a callback is told. */
 export type CallbackAnswer =
   /** Without a channel where the page told it by itself. */
-  | { kind: "delivered"; channel?: ChannelName }
+  | ({ kind: "delivered" } & Told)
   | { kind: "queued"; reason: WaitingReason | "pending" }
   /** Settled at once without being said. */
   | { kind: "settled"; status: ResultStatus }
-  | { kind: "duplicate"; delivered: boolean; channel?: ChannelName }
+  | ({ kind: "duplicate"; delivered: boolean } & Told)
   /** Nothing but the id of a task says whose it is, and there is no such task. */
   | { kind: "unknown_task" }
   /** The requestId was used before, for another result. */
@@ -59,6 +71,9 @@ export function outcomeOf(answer: CallbackAnswer): SpanAttributes {
 /** Who is there to be told; `hadSession` says whether anybody ever was. */
 export type Presence = { session: SessionRecord | null; hadSession: boolean };
 
+/** A result that a page has told, and the how manieth time it was to be said then. */
+export type Heard = { requestId: string; again: number };
+
 export type DeliveryLoopOptions = {
   results: Results;
   /** In the order of their precedence. */
@@ -70,6 +85,8 @@ export type DeliveryLoopOptions = {
   offer: (result: Result) => Promise<PushOutcome> | null;
   /** Whether a session that was seen a moment ago still counts: it was neither ended nor replaced, and lives. */
   isThere: (session: SessionRecord) => boolean;
+  /** The agent conversation of a session is over, as whoever hosts it says. */
+  end: (session: SessionRecord) => Promise<void>;
   /** Told what became of results, in the turn in which it was written down. */
   note: (type: ResultReceipt, requestIds: readonly string[]) => void;
   /** Called when the loop rests, for whoever asks when something has to be done next. */
@@ -103,10 +120,15 @@ export interface DeliveryLoop {
   acknowledge(requestIds: readonly string[]): string[];
   /** Nobody wants to hear of a result any more. Returns whether it waited. */
   cancel(requestId: string): boolean;
+  /**
+   * An operator wants results said again, whatever became of them. `onlyFailed`: those that nobody is known to have heard.
+   * `settledAt`: those that are settled since then (ms), one for each. Returns the ids of those that wait for it now.
+   */
+  again(requestIds: readonly string[], onlyFailed: boolean, settledAt?: readonly number[]): string[];
   /** A page says that it has not told its agent these results, and will not. */
   refuse(requestIds: readonly string[], to: AgentConversation): void;
   /** A page says which results it has told in its agent conversation: those, and no others. */
-  hear(requestIds: readonly string[], agentSessionId: string): void;
+  hear(heard: readonly Heard[], agentSessionId: string): void;
   /** The conversation is gone, which settled these results: tells whoever still waits. */
   discard(requestIds: readonly string[]): void;
 }
@@ -114,7 +136,7 @@ export interface DeliveryLoop {
 type Sender = { answered: Promise<CallbackAnswer>; answer: (answer: CallbackAnswer) => void; log: Logger };
 
 export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
-  const { results, channels, turn, look, isThere, note, trace, now, wait } = options;
+  const { results, channels, turn, look, isThere, end, note, trace, now, wait } = options;
   /** Who waits for the outcome of the first telling, by requestId. */
   const senders = new Map<string, Sender>();
   let loop: Promise<void> | null = null;
@@ -141,7 +163,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     try {
       return await Promise.race([answered, late]);
     } finally {
-      patience.abort();
+      patience.abort(ENOUGH);
     }
   }
 
@@ -164,14 +186,16 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     for (const requestId of requestIds) {
       const row = results.get(requestId);
       if (row === null || row.settledAt === null) continue;
-      const { status, delivery, attempts, receivedAt, settledAt, givenUp } = row;
+      const { status, delivery, attempts, receivedAt, settledAt, givenUp, again } = row;
       const wasCounted = givenUp > (status === "unconfirmed" ? 1 : 0);
       logOf(requestId).info(wasCounted ? "result.corrected" : "result.settled", {
         status,
-        channel: attempts.at(-1)?.channel ?? null,
+        channel: channelOf(status, attempts),
+        proof: howTold(status, attempts).proof,
         attempts: attempts.length,
         ms: settledAt - receivedAt,
         delivery,
+        ...(again === 0 ? {} : { again }),
         ...fields,
       });
     }
@@ -216,10 +240,9 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
   function answerSettled(): void {
     for (const requestId of senders.keys()) {
       const row = results.get(requestId);
-      const channel = row?.attempts.at(-1)?.channel;
       if (row === null) settled([requestId], { kind: "discarded" });
       else if (row.status === "delivered")
-        settled([requestId], { kind: "delivered", ...(channel === undefined ? {} : { channel }) });
+        settled([requestId], { kind: "delivered", ...howTold(row.status, row.attempts) });
       else if (row.settledAt !== null) settled([requestId], { kind: "settled", status: row.status });
     }
   }
@@ -278,7 +301,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       underway.delete(requestId);
       const channel = channels.find((candidate) => candidate.accepts(session, progress.delivery));
       if (channel === undefined || results.get(requestId) !== null) continue;
-      const { outcome } = await channel.push(session, messageOfProgress(progress));
+      const { outcome } = await channel.push(session, messageOfProgress(progress, channel));
       options.log.info("task.progress", { callbackRequestId: requestId, channel: channel.name, outcome });
     }
     if (underway.size > 0 && busyUntil !== null) void wait(Math.max(0, busyUntil - now())).then(wake);
@@ -310,6 +333,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     session: SessionRecord,
     to: AgentConversation,
   ): Promise<"heard" | "failed" | "gone"> {
+    if (rows.length === 0) return "heard";
     const { registrationId } = to;
     const isHere = () => isThere(session);
     const accepting = channels.filter((channel) => channel.accepts(session, delivery));
@@ -342,20 +366,30 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     const [first, ...others] = tellings;
     if (first === undefined)
       return { requestIds: rows.map(({ requestId }) => requestId), reception: "heard" };
-    const whole = messageOf([first, ...others], delivery);
-    const { requestIds } = whole;
+    let requestIds: readonly string[] = [];
     for (const [i, channel] of accepting.entries()) {
+      const whole = messageOf([first, ...others], delivery, channel);
+      requestIds = whole.requestIds;
       const saying = results.say(requestIds, channel.name, to, now());
       const [head, ...tail] = tellings.filter(({ result }) => saying.includes(result.requestId));
       // Everything was settled meanwhile.
       if (head === undefined) break;
-      const message = saying.length === requestIds.length ? whole : messageOf([head, ...tail], delivery);
+      const message =
+        saying.length === requestIds.length ? whole : messageOf([head, ...tail], delivery, channel);
       const outcome = await traced(saying, channel.name, delivery, () =>
         pushBy(channel, session, message, { now, wait, isThere: isHere }),
       );
       const concluded = results.conclude(saying, outcome, now());
       const isUnreached = outcome.outcome === "unreachable";
       if (isUnreached && !isHere()) return { requestIds, reception: "gone" };
+      if (outcome.outcome === "ended") {
+        logFailed(concluded, channel.name, outcome);
+        // Whatever becomes of its record, it is over here.
+        if (isHere()) await end(session).catch((error: unknown) => logFailure(options.log, "ended", error));
+        // The registration goes on with another agent conversation, which nothing was tried with.
+        else results.excuse(concluded, "session_expired");
+        return { requestIds, reception: "gone" };
+      }
       const isLast = !isUnreached || i === accepting.length - 1;
       if (concluded.length > 0) noteOutcome(concluded, channel.name, outcome, isLast);
       if (outcome.outcome === "delivered") break;
@@ -379,20 +413,29 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     });
   }
 
+  function logFailed(
+    requestIds: readonly string[],
+    channel: ChannelName,
+    { outcome, ...detail }: PushOutcome,
+  ): void {
+    options.log.warn("push.failed", { channel, failure: outcome, callbackRequestIds: requestIds, ...detail });
+  }
+
   /** Logs what became of a push, and tells the senders. */
   function noteOutcome(
     requestIds: string[],
     channel: ChannelName,
-    { outcome, ...detail }: PushOutcome,
+    pushed: PushOutcome,
     isLast: boolean,
   ): void {
+    const { outcome, ...told } = pushed;
     if (outcome === "delivered") {
       logSettled(requestIds);
       note("result.delivered", requestIds);
-      settled(requestIds, { kind: "delivered", channel });
+      settled(requestIds, { kind: "delivered", channel, ...told });
       return;
     }
-    options.log.warn("push.failed", { channel, failure: outcome, callbackRequestIds: requestIds, ...detail });
+    logFailed(requestIds, channel, pushed);
     if (outcome === "unconfirmed") noteUnconfirmed(requestIds);
     if (!isLast) return;
     const reason = outcome === "unconfirmed" ? "unconfirmed" : "push_failed";
@@ -513,6 +556,16 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       return wasWaiting;
     },
 
+    again(requestIds, onlyFailed, settledAt) {
+      const before = new Map(requestIds.map((requestId) => [requestId, results.get(requestId)?.status]));
+      const waiting = results.again(requestIds, onlyFailed, now(), settledAt);
+      for (const requestId of waiting) {
+        logOf(requestId).info("result.again", { status: before.get(requestId) ?? null });
+      }
+      if (waiting.length > 0) wake();
+      return waiting;
+    },
+
     refuse(requestIds, to) {
       const isToldHere = ({ sayingTo, toldTo }: ResultRow) => {
         const told = sayingTo ?? toldTo;
@@ -526,8 +579,9 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       if (refused.length > 0) noteOutcome(refused, "relay", { outcome: "refused" }, true);
     },
 
-    hear(requestIds, agentSessionId) {
-      acknowledge(requestIds);
+    hear(heard, agentSessionId) {
+      const isOfNow = ({ requestId, again }: Heard) => results.get(requestId)?.again === again;
+      acknowledge(heard.filter(isOfNow).map(({ requestId }) => requestId));
       // Where it was told by the same page and is not in its list, it was lost on the way.
       results.disprove(
         (row) => isByRelay(row) && (row.sayingTo ?? row.toldTo)?.agentSessionId === agentSessionId,
@@ -556,12 +610,11 @@ function isByRelay({ attempts }: ResultRow): boolean {
   return attempts.at(-1)?.channel === "relay";
 }
 
-function tellingOf({ text, tellings }: ResultRow): Telling[] {
-  return text === null ? [] : [{ result: parseExactly(text) as Result, perhapsHeard: tellings > 0 }];
+function tellingOf({ text, tellings, again }: ResultRow): Telling[] {
+  return text === null ? [] : [{ result: parseExactly(text) as Result, perhapsHeard: tellings > 0, again }];
 }
 
-function duplicateOf({ status, attempts }: ResultRow): CallbackAnswer {
-  const delivered = status === "delivered";
-  const channel = delivered ? attempts.at(-1)?.channel : undefined;
-  return { kind: "duplicate", delivered, ...(channel === undefined ? {} : { channel }) };
+function duplicateOf(row: ResultRow): CallbackAnswer {
+  const delivered = row.status === "delivered";
+  return { kind: "duplicate", delivered, ...howTold(row.status, row.attempts) };
 }

@@ -10,11 +10,12 @@ import type { Callback, ProgressCallback, Result } from "../result.ts";
 import { callObject } from "../rpc.ts";
 import type { SessionRecord } from "../session-store.ts";
 import type { Ticket } from "../task.ts";
+import type { ConnectionEvent } from "./connections.ts";
 import { type CallbackAnswer, SENDER_WAITS_MS } from "./delivery.ts";
 import type { LiveConversation } from "./live-conversation.ts";
 import { proxyRequest } from "./proxy.ts";
 import { relayRequest } from "./relay.ts";
-import type { ResultQuery, ResultRow } from "./results.ts";
+import type { OpenResults, ResultQuery, ResultRow } from "./results.ts";
 import type { TaskQuery, TaskRow } from "./tasks.ts";
 
 export type LiveConversations = DurableObjectNamespace<LiveConversation<unknown>>;
@@ -92,11 +93,15 @@ export function createLiveClient(namespace: LiveConversations) {
       callObject("cancelTask", ASK_MS, () => objectOf(conversationId).cancelTask(taskId)),
 
     /**
-     * Tells of a registration; `isUnsaved` where Redis could not be told. Returns whether it replaced another.
-     * Throws ConversationDeletedError.
+     * Tells of a registration; `isUnsaved` where Redis could not be told. Returns whether it replaced another. With null
+     * in place of `timeoutMs` the caller has a clock of its own. Throws ConversationDeletedError.
      */
-    registered: (session: SessionRecord, isUnsaved: boolean): Promise<boolean> =>
-      callObject("registered", ASK_MS, () =>
+    registered: (
+      session: SessionRecord,
+      isUnsaved: boolean,
+      timeoutMs: number | null = ASK_MS,
+    ): Promise<boolean> =>
+      callObject("registered", timeoutMs, () =>
         objectOf(session.conversationId).registered(stringifyJson(session), isUnsaved),
       ),
 
@@ -108,14 +113,18 @@ export function createLiveClient(namespace: LiveConversations) {
     connect: (conversationId: string, agentId: string, parameters: SdkParameters): Promise<WebSocket> =>
       openSocket("connect", conversationId, () => proxyRequest(agentId, parameters)),
 
-    /** The renewed registration; null where another is current, or none. Throws ConversationDeletedError. */
+    /**
+     * The renewed registration; null where another is current, or none. `isProven`: whether a server vouches for the
+     * `agentSessionId`. Throws ConversationDeletedError.
+     */
     async renew(
       conversationId: string,
       registrationId: string,
       agentSessionId: string | undefined,
+      isProven: boolean,
     ): Promise<SessionRecord | null> {
       const text = await callObject("renew", ASK_MS, () =>
-        objectOf(conversationId).renew(registrationId, agentSessionId),
+        objectOf(conversationId).renew(registrationId, agentSessionId, isProven),
       );
       return text === null ? null : (parseExactly(text) as SessionRecord);
     },
@@ -145,6 +154,29 @@ export function createLiveClient(namespace: LiveConversations) {
     /** Settles results that a page has told by itself. Returns their ids. */
     ack: (conversationId: string, requestIds: string[]): Promise<string[]> =>
       callObject("ack", ASK_MS, () => objectOf(conversationId).ack(requestIds)),
+
+    /**
+     * Has results said again. `onlyFailed`: those that nobody is known to have heard. `settledAt`: those that are settled
+     * since then (ms), one for each. Returns the ids of those that wait for it. Throws ConversationDeletedError.
+     */
+    again: (
+      conversationId: string,
+      requestIds: string[],
+      onlyFailed: boolean,
+      settledAt?: number[],
+    ): Promise<string[]> =>
+      callObject("again", ASK_MS, () => objectOf(conversationId).again(requestIds, onlyFailed, settledAt), {
+        // A second time would have it said a second time, unless it can tell that it is one.
+        once: settledAt === undefined,
+      }),
+
+    /** What is not settled: the newest `limit`, and how many there are of each status. */
+    open: (conversationId: string, limit: number): Promise<OpenResults> =>
+      callObject("open", ASK_MS, () => objectOf(conversationId).open(limit)),
+
+    /** Who was there, newest first. */
+    connections: (conversationId: string): Promise<ConnectionEvent[]> =>
+      callObject("connections", ASK_MS, () => objectOf(conversationId).connections()),
 
     results: (conversationId: string, query: ResultQuery): Promise<ResultRow[]> =>
       callObject("results", ASK_MS, () => objectOf(conversationId).results(query)),

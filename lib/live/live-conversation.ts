@@ -17,6 +17,7 @@ import {
 import { parseExactly, stringifyJson } from "../json.ts";
 import { createLogger, logFailure } from "../log.ts";
 import { postSigned } from "../outbound.ts";
+import { pause } from "../patience.ts";
 import type { Channel } from "../push/channel.ts";
 import type { Progress, Result } from "../result.ts";
 import { type Answer, answer } from "../rpc.ts";
@@ -27,6 +28,7 @@ import type { Storage, TtlSeconds } from "../storage/storage.ts";
 import type { Ticket } from "../task.ts";
 import { type Trace, traceBy } from "../trace.ts";
 import { agentConversationOf } from "./agent-conversation.ts";
+import { type ConnectionEvent, type Connections, createConnections } from "./connections.ts";
 import { type CallbackAnswer, createDeliveryLoop, type DeliveryLoop, outcomeOf } from "./delivery.ts";
 import { type AgentProxy, agentOf, createProxy, type ProxyOptions } from "./proxy.ts";
 import {
@@ -40,7 +42,13 @@ import { createRecords, type Records } from "./records.ts";
 import { callerOf, createRelay, type Relay } from "./relay.ts";
 import { RELAY_PING, RELAY_PONG } from "./relay-protocol.ts";
 import { createReplies, type Replies } from "./replies.ts";
-import { createResults, type ResultQuery, type ResultRow, type Results } from "./results.ts";
+import {
+  createResults,
+  type OpenResults,
+  type ResultQuery,
+  type ResultRow,
+  type Results,
+} from "./results.ts";
 import { createTasks, type TaskQuery, type TaskRow, type Tasks } from "./tasks.ts";
 import { createTurn } from "./turn.ts";
 
@@ -82,6 +90,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   readonly #replies: Replies;
   readonly #proxy: AgentProxy;
   readonly #receipts: Receipts;
+  readonly #connections: Connections;
   readonly #isEnabled: boolean;
   readonly #log;
   readonly #trace: Trace;
@@ -115,9 +124,9 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       now,
       rested: () => this.#tidyLater("receipts"),
     });
+    const noteReceipts = sessionReceipts(receipts, channels, now);
+    const connections = createConnections(sql);
     const turn = createTurn();
-    const wait = (ms: number, signal?: AbortSignal) =>
-      scheduler.wait(ms, signal === undefined ? {} : { signal }).catch(() => {});
     const conversations = createConversationStore({ storage, log, now, ttlSeconds });
     const records = createRecords({
       conversationId,
@@ -128,13 +137,18 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       results,
       log,
       now,
+      wait: pause,
       ttlSeconds,
       nextTryAt: breaker.nextTryAt,
       // Tool calls must find whose agent calls.
       agents: outbound.runner === null ? null : createAgentConversations({ storage, log, ttlSeconds }),
       connected: () => this.#connected(),
-      sessionChanged: sessionReceipts(receipts, channels, now),
+      sessionChanged: (before, after) => {
+        noteReceipts(before, after);
+        connections.changed(before, after, now());
+      },
       discarded: (requestIds) => this.#delivery.discard(requestIds),
+      published: () => this.#tidyLater("publish"),
     });
     this.#relay = createRelay({
       conversationId,
@@ -147,7 +161,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       turn,
       log,
       now,
-      wait,
+      wait: pause,
     });
     this.#proxy = createProxy({
       conversationId,
@@ -162,12 +176,13 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
         : null,
       log,
       now,
-      wait,
+      wait: pause,
     });
     this.#results = results;
     this.#records = records;
     this.#tasks = createTasks(sql);
-    this.#replies = createReplies({ now, wait });
+    this.#connections = connections;
+    this.#replies = createReplies({ now, wait: pause });
     this.#receipts = receipts;
     this.#log = log;
     this.#trace = traceBy(tracing, { conversationId });
@@ -179,12 +194,13 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       look: records.look,
       offer: (result) => this.#replies.offer(result),
       isThere: records.isThere,
+      end: (session) => this.#callEnded(session),
       note: resultReceipts(receipts, results),
       rested: () => this.#tidyLater("delivery"),
       log,
       trace: this.#trace,
       now,
-      wait,
+      wait: pause,
     });
     this.#delivery.recover();
     ctx.blockConcurrencyWhile(async () => {
@@ -267,9 +283,10 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
 
   /** What is answered to a callback that has nothing to look for here; null where it has. */
   #strangerOf(requestId: string, namedByTask: boolean): CallbackAnswer | null {
-    if (this.#results.get(requestId) !== null) return null;
-    if (this.#records.isDeleted()) return { kind: "discarded" };
-    return namedByTask && this.#tasks.get(requestId) === null ? { kind: "unknown_task" } : null;
+    const isDeleted = this.#records.isDeleted();
+    if ((!isDeleted && !namedByTask) || this.#results.get(requestId) !== null) return null;
+    if (isDeleted) return { kind: "discarded" };
+    return this.#tasks.get(requestId) === null ? { kind: "unknown_task" } : null;
   }
 
   /**
@@ -357,10 +374,13 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     });
   }
 
-  /** Renews a registration. Returns the record as JSON; null where another is current, or none. */
-  renew(registrationId: string, agentSessionId?: string): Promise<Answer<string | null>> {
+  /**
+   * Renews a registration. `isProven`: whether a server vouches for the `agentSessionId`. Returns the record as JSON; null
+   * where another is current, or none.
+   */
+  renew(registrationId: string, agentSessionId?: string, isProven = false): Promise<Answer<string | null>> {
     return this.#answer(async () => {
-      const renewed = await this.#records.renew(registrationId, agentSessionId);
+      const renewed = await this.#records.renew(registrationId, agentSessionId, isProven);
       if (renewed !== null) this.#wake();
       return renewed === null ? null : stringifyJson(renewed);
     });
@@ -404,6 +424,31 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     return this.#answer(() => this.#delivery.acknowledge(requestIds));
   }
 
+  /**
+   * An operator wants results said again. `onlyFailed`: those that nobody is known to have heard. `settledAt`: those that
+   * are settled since then (ms), one for each. Returns the ids of those that wait for it. Throws ConversationDeletedError.
+   */
+  again(requestIds: string[], onlyFailed: boolean, settledAt?: number[]): Promise<Answer<string[]>> {
+    return this.#answer(() => {
+      this.#records.requireStanding();
+      return this.#delivery.again(requestIds, onlyFailed, settledAt);
+    });
+  }
+
+  /** What is not settled, newest first, and how many of each status there are. */
+  open(limit: number): Promise<Answer<OpenResults>> {
+    return this.#answer(() => {
+      if (this.#records.isDeleted()) return { counts: {}, results: [] };
+      this.#delivery.expire();
+      return this.#results.open(limit);
+    });
+  }
+
+  /** Who was there, newest first. */
+  connections(): Promise<Answer<ConnectionEvent[]>> {
+    return this.#answer(() => (this.#records.isDeleted() ? [] : this.#connections.list()));
+  }
+
   results(query: ResultQuery): Promise<Answer<ResultRow[]>> {
     return this.#answer(() => {
       if (this.#records.isDeleted()) return [];
@@ -425,6 +470,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       this.#tasks.wipe();
       this.#replies.cancelAll();
       this.#receipts.wipe();
+      this.#connections.wipe();
       this.#relay.end("conversation_deleted");
       this.#proxy.end("conversation_deleted");
       return forgotten;
@@ -458,6 +504,11 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     return (isProxied ? proxied : line)?.session ?? null;
   }
 
+  /** Whoever hosts the agent says that its conversation is over. */
+  async #callEnded({ registrationId }: SessionRecord): Promise<void> {
+    if (await this.#records.ended(registrationId)) this.#log.info("session.ended", { registrationId });
+  }
+
   async #attach(session: SessionRecord, then: () => void): Promise<boolean> {
     try {
       return await this.#records.attach(session, await agentConversationOf(session), then);
@@ -489,6 +540,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
 
   /** Leaves the object with an alarm no later than it is needed, or with nothing at all. */
   async #tidy(): Promise<void> {
+    this.#records.publish();
     const isKnowing = this.#records.tidy();
     const isConnected = !this.#relay.isEmpty() || !this.#proxy.isEmpty();
     const isLive = isConnected || this.#records.current.alone(now()) !== null;
@@ -507,7 +559,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   }
 
   async #deleteEverything(): Promise<void> {
-    const parts = [this.#results, this.#records, this.#relay, this.#tasks, this.#receipts];
+    const parts = [this.#results, this.#records, this.#relay, this.#tasks, this.#receipts, this.#connections];
     if (!parts.some((part) => part.exist())) return;
     for (const part of parts) part.forgetTables();
     this.#alarmAt = null;

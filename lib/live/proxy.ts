@@ -6,11 +6,11 @@
  * There is one connection a conversation, page and provider together: whichever goes first takes the other with it,
  * and a page that connects anew takes the place of the one before. While it stands the object stays in memory.
  */
-
 import type { NoConversation, SdkParameters } from "../elevenlabs.ts";
 import { ConversationDeletedError } from "../errors.ts";
 import { byteLength } from "../json.ts";
 import { type Logger, logFailure } from "../log.ts";
+import { ENOUGH } from "../patience.ts";
 import type { Channel, PushOutcome } from "../push/channel.ts";
 import { NOT_TAKEN } from "../push/dial.ts";
 import type { PushMessage } from "../push/message.ts";
@@ -288,12 +288,12 @@ export function createProxy(options: ProxyOptions) {
       return await Promise.race([
         connection.over.promise.then(judge),
         Promise.all([shown.promise, wait(OBJECTS_WITHIN_MS, signal)]).then(
-          (): PushOutcome => ({ outcome: "delivered" }),
+          (): PushOutcome => ({ outcome: "delivered", proof: "accepted" }),
         ),
         wait(SHOWS_WITHIN_MS, signal).then((): PushOutcome => ({ outcome: "unconfirmed" })),
       ]);
     } finally {
-      patience.abort();
+      patience.abort(ENOUGH);
       connection.expecting.delete(shown.resolve);
     }
   }

@@ -10,10 +10,11 @@
 import { stringifyJson } from "../json.ts";
 import { type Logger, logFailure } from "../log.ts";
 import type { Destination, Posted, SignedMessage } from "../outbound.ts";
-import { type Channel, type ChannelName, chooseChannel } from "../push/channel.ts";
+import { type Channel, type ChannelName, chooseChannel, type Proof } from "../push/channel.ts";
+import type { Delivery } from "../result.ts";
 import { isLive, type SessionRecord } from "../session-store.ts";
 import { type Sql, type SqlValue, type Tables, tablesOf } from "../sql.ts";
-import type { ResultRow, Results } from "./results.ts";
+import { channelOf, howTold, type ResultRow, type Results } from "./results.ts";
 
 export type ResultReceipt =
   | "result.delivered"
@@ -34,6 +35,8 @@ export type ReceiptData = {
   registrationId?: string;
   taskId?: string;
   channel?: ChannelName | null;
+  proof?: Proof;
+  manner?: Delivery;
   status?: string;
   reason?: string;
   /** How often it was tried to say it. */
@@ -275,10 +278,13 @@ export function resultReceipts(receipts: Receipts, results: Pick<Results, "get">
 }
 
 function dataOf({ requestId, status, attempts, receivedAt, settledAt }: ResultRow): ReceiptData {
+  const { proof, manner } = howTold(status, attempts);
   return {
     requestId,
     status,
-    channel: attempts.at(-1)?.channel ?? null,
+    channel: channelOf(status, attempts),
+    ...(proof === undefined ? {} : { proof }),
+    ...(manner === undefined ? {} : { manner }),
     attempts: attempts.length,
     receivedAt: new Date(receivedAt).toISOString(),
     ...(settledAt === null ? {} : { settledAt: new Date(settledAt).toISOString() }),

@@ -1,7 +1,7 @@
 /**
- * The records of a conversation in Redis, as its object writes them: the session, the conversation, the history
- * and the place in the index; and what Redis still lacks of them, because it was down. Everything goes out one
- * request after the other, so that nothing overtakes, and whatever is still lacking is given by the alarm.
+ * The records of a conversation in Redis, as its object writes them: the session, the conversation, the history, the
+ * place in the index and the log of settled results; and what Redis still lacks of them, because it was down. Everything
+ * goes out one request after the other, so that nothing overtakes, and whatever is still lacking is given by the alarm.
  */
 import type { AgentConversations } from "../agent-conversations.ts";
 import type { ConversationRecord, ConversationStore, Message } from "../conversation-store.ts";
@@ -17,6 +17,7 @@ import {
   type SessionStore,
   sessionDeadline,
 } from "../session-store.ts";
+import { settledWrite } from "../settled-results.ts";
 import { type Sql, tablesOf } from "../sql.ts";
 import { createQueue } from "../storage/queue.ts";
 import type { ReadInCommit, SetWrite, Storage, TtlSeconds, Write, WriteOutcome } from "../storage/storage.ts";
@@ -34,6 +35,11 @@ export const RENEW_SESSION_MS = 240_000;
 const FRESH_MS = 1_000;
 /** By then a request that timed out has been carried out or never will be, in ms. */
 const LATE_REQUESTS_MS = 3_000;
+/**
+ * How soon after it was settled a result is given to the log, in ms: what is settled meanwhile goes with it, and as long
+ * the object stays awake, which is billed.
+ */
+export const PUBLISH_AFTER_MS = 500;
 /** What one request carries of the history at most. Upstash takes 10 MB. */
 const [BATCH_MESSAGES, BATCH_BYTES] = [50, 1024 * 1024];
 /** The pauses after Redis has refused something, in ms: doubling. */
@@ -81,6 +87,7 @@ export type RecordsOptions = {
   log: Logger;
   /** The clock, in ms since the epoch. */
   now: () => number;
+  wait: (ms: number) => Promise<void>;
   /** How long a conversation lives from its last activity; null for ever. */
   ttlSeconds: TtlSeconds;
   /** When the storage may be tried again, in ms; null for at once. */
@@ -93,6 +100,8 @@ export type RecordsOptions = {
   sessionChanged: (before: SessionRecord | null, after: SessionRecord | null) => void;
   /** Told which results were settled because the conversation was deleted, in the same turn. */
   discarded: (requestIds: readonly string[]) => void;
+  /** Told that what was settled has been given to the log, or could not be. */
+  published: () => void;
 };
 
 export type Records = ReturnType<typeof createRecords>;
@@ -126,6 +135,11 @@ export function createRecords(options: RecordsOptions) {
   ]);
   let refusals = 0;
   let pausedUntil = 0;
+  /** The same of the log, which must keep nothing else from Redis. */
+  let [logRefusals, logPausedUntil] = [0, 0];
+  /** Whether what was settled is being given to the log, and until when that is left to the alarm. */
+  let isPublishing = false;
+  let unpublishedUntil = 0;
   /** The registration of a page that is being attached: it is current, but nothing can be said to it yet. */
   let arriving: string | null = null;
 
@@ -211,6 +225,20 @@ export function createRecords(options: RecordsOptions) {
     };
   }
 
+  const mayLog = () => now() >= logPausedUntil;
+
+  /** How long who refuses is left alone, in ms, after so many refusals before this one. */
+  const pauseAfter = (earlier: number) => Math.min(FIRST_PAUSE_MS * 2 ** earlier, LONGEST_PAUSE_MS);
+
+  /** Results that the log of settled ones lacks, as writes; none while it is left alone. */
+  function settledEntries(): { writes: Write[]; note: () => void } {
+    const settled = mayLog() ? results.notLogged(BATCH_MESSAGES) : [];
+    return {
+      writes: settled.map((row) => settledWrite(conversationId, row)),
+      note: () => results.markLogged(settled),
+    };
+  }
+
   /** What renews the conversation, where that is due: it is made if it is not known to stand. */
   function renewal(appends: boolean): { writes: Write[]; note: (outcomes: WriteOutcome[]) => void } {
     if (isDeleted() || book.renewDueAt === null || book.renewDueAt > now())
@@ -241,28 +269,42 @@ export function createRecords(options: RecordsOptions) {
   }
 
   /**
-   * One request: reads or writes the session where that is asked for, appends what the history lacks, renews what is
-   * due. Returns the text of a session that was read. Throws StorageError.
+   * One request: reads or writes the session where that is asked for, appends what the history and the log lack, renews
+   * what is due. Returns the text of a session that was read. Throws StorageError.
    */
   async function exchange(onSession?: ReadInCommit | SetWrite): Promise<string | null> {
     const messages = missingMessages();
     const renewed = renewal(messages.writes.length > 0);
+    const settled = settledEntries();
     const first: Write[] = onSession === undefined ? [] : [onSession];
-    const writes = [...first, ...messages.writes, ...renewed.writes];
+    const writes = [...first, ...messages.writes, ...renewed.writes, ...settled.writes];
     if (writes.length === 0) return null;
     let outcomes: WriteOutcome[];
     try {
       outcomes = await storage.commit(writes);
       refusals = 0;
+      if (settled.writes.length > 0) logRefusals = 0;
     } catch (error) {
       for (const id of messages.ids) perhapsSent.add(id);
-      throw error;
+      if (!(error instanceof StorageError) || isUnavailable(error) || settled.writes.length === 0)
+        throw error;
+      // It may be the log that is refused, of which nobody waits to hear: the rest goes without it.
+      logPausedUntil = now() + pauseAfter(logRefusals);
+      logRefusals += 1;
+      logFailure(log, "publish", error);
+      return exchange(onSession);
     }
-    sql.transaction(() => {
+    const noteAll = () => {
       messages.note();
+      settled.note();
       // It may have been deleted meanwhile.
-      if (!isDeleted()) renewed.note(outcomes.slice(first.length + messages.writes.length));
-    });
+      const before = first.length + messages.writes.length;
+      if (!isDeleted()) renewed.note(outcomes.slice(before, before + renewed.writes.length));
+    };
+    // One statement, as for most callbacks, is a transaction of its own.
+    const isAlone = messages.ids.length + settled.writes.length <= 1 && renewed.writes.length === 0;
+    if (isAlone) noteAll();
+    else sql.transaction(noteAll);
     conversations.reportDropped(conversationId, writes, outcomes);
     return onSession?.type === "get" ? (outcomes[0] as string | null) : null;
   }
@@ -271,7 +313,7 @@ export function createRecords(options: RecordsOptions) {
   function noteFailure(operation: string, error: unknown): void {
     if (!(error instanceof StorageError)) throw error;
     if (isUnavailable(error)) return;
-    pausedUntil = now() + Math.min(FIRST_PAUSE_MS * 2 ** refusals, LONGEST_PAUSE_MS);
+    pausedUntil = now() + pauseAfter(refusals);
     refusals += 1;
     logFailure(log, operation, error);
   }
@@ -515,13 +557,16 @@ export function createRecords(options: RecordsOptions) {
           ? before.registrationId !== session.registrationId
           : !isOlder(session, before.record));
       noteActivity();
-      sql.transaction(() => {
+      const take = () => {
         if (isNews)
           // Where one before it is still to be saved, a late request of that may yet take its place.
           current.set(session, now(), isUnsaved || before?.unsaved === "set" ? "set" : null);
         note({ hadSession: 1 });
         results.identify(to);
-      });
+      };
+      // Where nobody waits to hear what another was told, the session is all that there is to write.
+      if (book.hadSession === 1 && !results.hasOpen()) take();
+      else sql.transaction(take);
       await inTurn(async () => {
         try {
           await saveSession();
@@ -536,14 +581,22 @@ export function createRecords(options: RecordsOptions) {
     },
 
     /**
-     * Lets a registration live another 600 s. Null where it is not, or no longer, the current one. Throws
-     * ConversationDeletedError, and StorageError where nobody can know.
+     * Lets a registration live another 600 s. `isProven`: whether a server vouches for the `agentSessionId`. Null where it
+     * is not, or no longer, the current one. Throws ConversationDeletedError, and StorageError where nobody can know.
      */
-    renew: (registrationId: string, agentSessionId?: string): Promise<SessionRecord | null> =>
+    renew: (
+      registrationId: string,
+      agentSessionId?: string,
+      isProven = false,
+    ): Promise<SessionRecord | null> =>
       inTurn(async () => {
         requireStanding();
         const renewedAt = new Date(now()).toISOString();
-        const renewal = { renewedAt, ...(agentSessionId === undefined ? {} : { agentSessionId }) };
+        const renewal = {
+          renewedAt,
+          ...(agentSessionId === undefined ? {} : { agentSessionId }),
+          ...(agentSessionId === undefined || !isProven ? {} : { provenAgentSessionId: agentSessionId }),
+        };
         let renewed: SessionRecord | null = null;
         let isUnsaved = false;
         try {
@@ -581,6 +634,12 @@ export function createRecords(options: RecordsOptions) {
         noteAgent(latest, copy?.record ?? null);
         current.set(latest, now(), isUnsaved ? "set" : null);
         results.identify(to);
+        const before = copy?.record;
+        const isAnother =
+          before?.agentSessionId !== latest.agentSessionId ||
+          before?.provenAgentSessionId !== latest.provenAgentSessionId;
+        // Another agent conversation may be reached by it, or another way.
+        if (isAnother) results.forgive(registrationId);
         try {
           await saveSession();
           await exchange();
@@ -716,22 +775,47 @@ export function createRecords(options: RecordsOptions) {
           }
           await saveSession();
           do await exchange();
-          while (lacksMessages());
+          while (lacksMessages() || (mayLog() && results.lacksLog()));
         } catch (error) {
           noteFailure("give back", error);
         }
       });
     },
 
+    /**
+     * Gives the log what was settled, a little later, so that what is settled one after the other goes in one request, if
+     * it has not gone with another by then. Where that fails, it is left to the alarm. An object that dies meanwhile gives
+     * it when it lives again.
+     */
+    publish(): void {
+      if (isPublishing || now() < Math.max(unpublishedUntil, pausedUntil, logPausedUntil)) return;
+      if (!results.lacksLog()) return;
+      isPublishing = true;
+      void options
+        .wait(PUBLISH_AFTER_MS)
+        .then(() => inTurn(() => exchange()))
+        .catch((error: unknown) => {
+          unpublishedUntil = now() + FIRST_PAUSE_MS;
+          noteFailure("publish", error);
+        })
+        .catch((error: unknown) => logFailure(log, "publish", error))
+        .finally(() => {
+          isPublishing = false;
+          options.published();
+        });
+    },
+
     /** When something has to be done next, in ms; null for never. */
     nextDue(): number | null {
       const lacks =
         book.deletionDue === 1 || (current.copy(now())?.unsaved ?? null) !== null || lacksMessages();
+      const lacksLog = !isPublishing && results.lacksLog();
       const retryAt = Math.max(now() + FIRST_PAUSE_MS, nextTryAt() ?? 0, pausedUntil);
       const keepAt = keepDueAt();
       const due = [
         book.renewDueAt === null ? bookEndsAt() : Math.max(book.renewDueAt, retryAt),
         lacks ? retryAt : null,
+        lacksLog ? Math.max(retryAt, logPausedUntil) : null,
         keepAt === null ? null : Math.max(keepAt, pausedUntil),
         current.diesAt(),
       ].filter((at) => at !== null);

@@ -42,7 +42,10 @@ export type HelloFrame = {
   type: "hello";
   session?: PageSession;
   agentSessionId?: string;
-  /** Every result that was said in this agent conversation. Left out where that is not known for sure. */
+  /**
+   * Every result that was said in this agent conversation, by its requestId; `{requestId}#{again}` where it was to be
+   * said again. Left out where that is not known for sure.
+   */
   heard?: string[];
 };
 /** Was said to the agent. */
@@ -73,6 +76,8 @@ export type RelayResult = {
   toolName?: string;
   output?: unknown;
   error?: unknown;
+  /** An operator wants it said once more, though it may have been said already: for the how manieth time. */
+  again?: number;
 };
 
 /** Something to say to the agent: `text`, which tells one or more results. */

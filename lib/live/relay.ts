@@ -20,6 +20,7 @@ import {
 } from "../json.ts";
 import { isRequestId } from "../keys.ts";
 import { type Logger, logFailure } from "../log.ts";
+import { ENOUGH } from "../patience.ts";
 import type { Channel, PushOutcome } from "../push/channel.ts";
 import type { PushMessage } from "../push/message.ts";
 import { type Caller, withProof } from "../registration.ts";
@@ -60,6 +61,15 @@ const INTERNAL_ERROR = 1011;
 
 const anyRequestIds = v.array(v.pipe(v.string(), v.check(isRequestId, "must be a requestId")));
 const requestIds = v.pipe(anyRequestIds, v.maxLength(MAX_REQUEST_IDS, `must be at most ${MAX_REQUEST_IDS}`));
+/** A requestId, and behind `#` the how manieth time it was to be said again. */
+const heardSchema = v.pipe(
+  v.string(),
+  v.transform((text) => {
+    const [requestId = "", again = "0", ...rest] = text.split("#");
+    return { requestId, again: rest.length === 0 && /^\d{1,9}$/.test(again) ? Number(again) : Number.NaN };
+  }),
+  v.check(({ requestId, again }) => isRequestId(requestId) && !Number.isNaN(again), "must be a requestId"),
+);
 const CALLER_HEADER = "x-caller";
 
 /** The request that opens a line at the object of a conversation, for whoever was let in. */
@@ -81,7 +91,7 @@ const FRAMES = {
     agentSessionId: v.optional(
       v.pipe(v.string(), v.nonEmpty("must not be empty"), v.maxLength(256, "must be at most 256 characters")),
     ),
-    heard: v.optional(anyRequestIds),
+    heard: v.optional(v.array(heardSchema)),
   }),
   ack: v.object({ type: v.literal("ack"), requestIds }),
   nack: v.object({ type: v.literal("nack"), requestIds, reason: v.optional(v.string(), "") }),
@@ -256,7 +266,8 @@ export function createRelay(options: RelayOptions) {
     for (const push of pushes.values()) {
       const isOfIt = requestIds.filter((requestId) => push.lineId === line.id && push.open.delete(requestId));
       if (isRefusal && isOfIt.length > 0) push.wasRefused = true;
-      if (push.open.size === 0) push.end({ outcome: push.wasRefused ? "refused" : "delivered" });
+      if (push.open.size > 0) continue;
+      push.end(push.wasRefused ? { outcome: "refused" } : { outcome: "delivered", proof: "heard" });
     }
   }
 
@@ -318,7 +329,7 @@ export function createRelay(options: RelayOptions) {
       const { progress, delivery, text } = message;
       if (progress !== undefined) {
         const isSent = send(line.socket, { type: "progress", ...progress, delivery, text });
-        return { outcome: isSent ? "delivered" : "unreachable" };
+        return isSent ? { outcome: "delivered" } : { outcome: "unreachable" };
       }
       const pushId = crypto.randomUUID();
       const { promise, resolve } = Promise.withResolvers<PushOutcome>();
@@ -338,7 +349,7 @@ export function createRelay(options: RelayOptions) {
         return await Promise.race([promise, late]);
       } finally {
         pushes.delete(pushId);
-        patience.abort();
+        patience.abort(ENOUGH);
       }
     },
   };
@@ -431,7 +442,7 @@ function registrationOf(
   return withProof(id === undefined ? registration : { ...registration, agentSessionId: id }, caller);
 }
 
-function pushFrame(pushId: string, { requestIds, delivery, text, results }: PushMessage): EdgeFrame {
+function pushFrame(pushId: string, { requestIds, delivery, text, results, again }: PushMessage): EdgeFrame {
   const shown = results.map(
     ({ requestId, success, toolName, output, error }): RelayResult => ({
       requestId,
@@ -439,6 +450,7 @@ function pushFrame(pushId: string, { requestIds, delivery, text, results }: Push
       ...(toolName === undefined ? {} : { toolName }),
       ...(output === undefined ? {} : { output }),
       ...(error === undefined ? {} : { error }),
+      ...(again?.[requestId] === undefined ? {} : { again: again[requestId] }),
     }),
   );
   return { type: "push", pushId, requestIds: [...requestIds], delivery, text, results: shown };

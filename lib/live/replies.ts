@@ -2,6 +2,7 @@
  * Tool calls that wait for the result of their own task: what comes while one waits is its answer, and nothing is
  * pushed. In memory only: a call that waits keeps the object there, and costs it no CPU.
  */
+import { ENOUGH } from "../patience.ts";
 import type { PushOutcome } from "../push/channel.ts";
 import type { Result } from "../result.ts";
 
@@ -54,7 +55,7 @@ export function createReplies({
       const patience = new AbortController();
       const late = wait(ms, patience.signal).then(() => null);
       const result = await Promise.race([promise, late]);
-      patience.abort();
+      patience.abort(ENOUGH);
       if (result === null) replies.delete(taskId);
       return result;
     },
@@ -78,7 +79,10 @@ export function createReplies({
       const reply = replies.get(taskId);
       replies.delete(taskId);
       reply?.take?.(null);
-      reply?.offered?.end({ outcome: wasAnswered ? "delivered" : "unreachable" });
+      reply?.offered?.end(
+        // What the caller makes of its answer nobody says.
+        wasAnswered ? { outcome: "delivered", proof: "accepted" } : { outcome: "unreachable" },
+      );
     },
 
     /** Gives a result to the call that waits for it. Resolves with what became of it; null where none waits. */
@@ -94,7 +98,7 @@ export function createReplies({
         // A call that never came for it was told nothing.
         return { outcome: reply.take === null ? "unreachable" : "unconfirmed" };
       });
-      return Promise.race([promise, late]).finally(() => patience.abort());
+      return Promise.race([promise, late]).finally(() => patience.abort(ENOUGH));
     },
   };
   return calls;

@@ -10,15 +10,17 @@
  * | `unconfirmed` | it may have been heard | `say`, once more, in another agent conversation; `acknowledge`; `expire` |
  * | `delivered`, `expired`, `superseded`, `dropped`, `cancelled` | settled | forgotten 48 h later |
  *
- * What is being said or `unconfirmed` also goes back where it was before by `disprove`.
+ * What is being said or `unconfirmed` also goes back where it was before by `disprove`. An operator may have anything
+ * that is not being said said `again`: it waits as if it were new.
  *
  * A result that was told twice without a confirmation is given up: it stays `unconfirmed` and is settled.
  */
-import type { ChannelName, PushOutcome } from "../push/channel.ts";
+import type { ChannelName, Proof, PushOutcome } from "../push/channel.ts";
 import type { Delivery, Result } from "../result.ts";
 import { type Sql, type SqlValue, tablesOf } from "../sql.ts";
 import type { TtlSeconds } from "../storage/storage.ts";
 import { type AgentConversation, isSame } from "./agent-conversation.ts";
+import { createHeldRows, NOT_LOGGED } from "./held-rows.ts";
 
 export const RESULT_STATUSES = [
   "waiting",
@@ -41,6 +43,9 @@ export type WaitingReason =
   | "unconfirmed"
   | "agent_busy";
 
+/** What nobody is known to have heard, though somebody was to. */
+export const FAILED: readonly ResultStatus[] = ["unconfirmed", "expired", "dropped"];
+
 export const MAX_WAITING = 200;
 /** How long a settled result is known, so that a retry of its sender is a duplicate. */
 export const SETTLED_MS = 48 * 3600 * 1000;
@@ -56,6 +61,11 @@ export type Attempt = {
   channel: ChannelName;
   outcome: "pending" | PushOutcome["outcome"];
   closeCode?: number;
+  httpStatus?: number;
+  /** What is known of it, where it was delivered. */
+  proof?: Proof;
+  /** How it was told, where the channel could not do as was asked. */
+  manner?: Delivery;
 };
 
 /** One row, read. */
@@ -82,6 +92,8 @@ export type ResultRow = {
   settledAt: number | null;
   /** How often it was settled by being given up; something may have been heard of it later. */
   givenUp: number;
+  /** How often it was to be said again. */
+  again: number;
 };
 
 export type Insertion =
@@ -89,6 +101,9 @@ export type Insertion =
   | { kind: "known"; row: ResultRow }
   /** The same requestId with another result. */
   | { kind: "reused" };
+
+/** Results that are not settled: how many there are of each status, and the newest of them. */
+export type OpenResults = { counts: Partial<Record<ResultStatus, number>>; results: ResultRow[] };
 
 export type ResultQuery = { status?: ResultStatus; limit: number; before?: number };
 
@@ -109,9 +124,16 @@ type Row = {
   received_at: number;
   settled_at: number | null;
   given_up: number;
+  again: number;
+  waits_since: number | null;
+  logged: string | null;
+  in_history: number;
+  deliver_by: number | null;
 };
 
 const GIVEN_UP = "INTEGER NOT NULL DEFAULT 0";
+const AGAIN = "INTEGER NOT NULL DEFAULT 0";
+/** Without the status in an index of what is open: it would be written with every step of a row, and is billed as a row. */
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS results (
     seq INTEGER PRIMARY KEY,
@@ -132,18 +154,18 @@ const SCHEMA = `
     in_history INTEGER NOT NULL DEFAULT 0,
     received_at INTEGER NOT NULL,
     settled_at INTEGER,
-    given_up ${GIVEN_UP}
+    given_up ${GIVEN_UP},
+    again ${AGAIN},
+    waits_since INTEGER,
+    logged TEXT
   );
-  CREATE INDEX IF NOT EXISTS results_open ON results (status, seq) WHERE settled_at IS NULL;
+  CREATE INDEX IF NOT EXISTS results_unsettled ON results (seq) WHERE settled_at IS NULL;
   CREATE INDEX IF NOT EXISTS results_settled ON results (settled_at) WHERE settled_at IS NOT NULL;
+  CREATE INDEX IF NOT EXISTS results_not_logged ON results (seq) WHERE ${NOT_LOGGED};
   CREATE INDEX IF NOT EXISTS results_not_in_history ON results (seq) WHERE in_history = 0;`;
 
 /** What is known of the whole table. Times in ms, null where there is no such row. */
 type Overview = {
-  /** 1 where there are any rows at all, any that may be said, any that the history lacks. */
-  rows: number;
-  open: number;
-  notInHistory: number;
   /** When the first row is forgotten, expires by its own wish, or with its conversation. */
   forgottenAt: number | null;
   lateAt: number | null;
@@ -151,19 +173,19 @@ type Overview = {
   abandonedAt: number | null;
   retryAt: number | null;
 };
-const NOTHING: Overview = {
-  rows: 0,
-  open: 0,
-  notInHistory: 0,
-  forgottenAt: null,
-  lateAt: null,
-  overAt: null,
-  abandonedAt: null,
-  retryAt: null,
-};
 
 /** Rows that may still be said. */
 const OPEN = "settled_at IS NULL AND status IN ('waiting', 'unconfirmed')";
+const isOpen = ({ settled_at, status }: Row) =>
+  settled_at === null && (status === "waiting" || status === "unconfirmed");
+
+/** Since when a row waits. */
+const WAITS_SINCE = "coalesce(waits_since, received_at)";
+const waitsSince = ({ waits_since, received_at }: Row) => waits_since ?? received_at;
+
+function earlier(a: number | null, b: number | null): number | null {
+  return a === null || b === null ? (a ?? b) : Math.min(a, b);
+}
 
 export type Results = ReturnType<typeof createResults>;
 
@@ -174,52 +196,63 @@ export type ResultsOptions = {
 };
 
 export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
-  const tables = tablesOf(database, "results", SCHEMA, { given_up: GIVEN_UP });
-  const sql: Sql = {
-    ...tables,
-    rows<T extends Record<string, SqlValue>>(statement: string, ...bindings: SqlValue[]): T[] {
-      if (!statement.startsWith("SELECT")) known = null;
-      return tables.rows<T>(statement, ...bindings);
-    },
-  };
-  /** What was found out of the whole table, until it changes. */
-  let known: Overview | null = null;
+  const tables = tablesOf(database, "results", SCHEMA, {
+    given_up: GIVEN_UP,
+    again: AGAIN,
+    waits_since: "INTEGER",
+    logged: "TEXT",
+  });
+  const held = createHeldRows<Row>(tables);
+  const { change, find, rows: sqlRows, transaction } = held;
+  const sql: Sql = { ...tables, rows: sqlRows, transaction };
   const waitsMs = ttlSeconds === null ? null : ttlSeconds * 1000;
 
+  /** Rows that may still be said, oldest first; a long text may be missing. */
+  const openRows = () => held.unsettled().filter(isOpen);
+
   function overview(): Overview {
-    if (known !== null) return known;
-    const [found] = sql.rows<Overview>(
-      `SELECT EXISTS (SELECT 1 FROM results) AS rows,
-         EXISTS (SELECT 1 FROM results WHERE ${OPEN}) AS open,
-         EXISTS (SELECT 1 FROM results WHERE in_history = 0 AND text IS NOT NULL) AS notInHistory,
-         (SELECT min(settled_at) + ${SETTLED_MS} FROM results WHERE settled_at IS NOT NULL) AS forgottenAt,
-         (SELECT min(deliver_by) FROM results WHERE ${OPEN}) AS lateAt,
-         (SELECT min(received_at) + ${waitsMs ?? "NULL"} FROM results WHERE ${OPEN}) AS overAt,
-         (SELECT min(received_at) + ${ABANDONED_MS} FROM results WHERE ${OPEN} AND reason IS NULL) AS abandonedAt,
-         (SELECT min(retry_at) FROM results WHERE ${OPEN}) AS retryAt`,
-    );
-    known = found ?? NOTHING;
-    return known;
+    const settledAt = held.firstSettledAt();
+    const found: Overview = {
+      forgottenAt: settledAt === null ? null : settledAt + SETTLED_MS,
+      lateAt: null,
+      overAt: null,
+      abandonedAt: null,
+      retryAt: null,
+    };
+    for (const row of held.unsettledInNoOrder()) {
+      if (!isOpen(row)) continue;
+      found.lateAt = earlier(found.lateAt, row.deliver_by);
+      found.retryAt = earlier(found.retryAt, row.retry_at);
+      if (waitsMs !== null) found.overAt = earlier(found.overAt, waitsSince(row) + waitsMs);
+      if (row.reason === null) found.abandonedAt = earlier(found.abandonedAt, waitsSince(row) + ABANDONED_MS);
+    }
+    return found;
+  }
+
+  function countOf(status: ResultStatus): number {
+    let count = 0;
+    for (const row of held.unsettledInNoOrder()) if (row.status === status) count += 1;
+    return count;
   }
 
   function rows(condition: string, ...bindings: SqlValue[]): Row[] {
     return sql.rows<Row>(`SELECT * FROM results WHERE ${condition}`, ...bindings);
   }
 
-  function find(requestId: string): Row | undefined {
-    return rows("request_id = ?", requestId)[0];
+  /** Work that changes each of these results by one statement: all of them or none. */
+  function eachOf(requestIds: readonly string[], work: (requestId: string) => boolean): string[] {
+    const isAlone = requestIds.length <= 1;
+    return isAlone ? requestIds.filter(work) : sql.transaction(() => requestIds.filter(work));
   }
 
   /** Settles rows without having said them. Returns their ids. */
   function settle(status: ResultStatus, now: number, condition: string, ...bindings: SqlValue[]): string[] {
-    return sql
-      .rows<{ request_id: string }>(
-        `UPDATE results SET status = ?, settled_at = ?, retry_at = NULL WHERE ${condition} RETURNING request_id`,
-        status,
-        now,
-        ...bindings,
-      )
-      .map(({ request_id }) => request_id);
+    return change(
+      `UPDATE results SET status = ?, settled_at = ?, retry_at = NULL WHERE ${condition}`,
+      status,
+      now,
+      ...bindings,
+    ).map(({ request_id }) => request_id);
   }
 
   function lastAttemptIs(row: Row, change: Partial<Attempt>): string {
@@ -231,7 +264,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
   /** It may have been heard where it was being said. */
   function markUnconfirmed(row: Row, attempts: string, now: number): void {
     const isGivenUp = row.tellings + 1 > 1;
-    sql.rows(
+    change(
       `UPDATE results SET status = 'unconfirmed', reason = 'unconfirmed', attempts = ?, tellings = tellings + 1,
          told_to = saying_to, saying_to = NULL, retry_at = NULL, settled_at = ?, given_up = given_up + ?
        WHERE seq = ?`,
@@ -246,12 +279,12 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     exist: tables.exist,
     forgetTables(): void {
       tables.forget();
-      known = null;
+      held.forget();
     },
 
-    isEmpty: () => overview().rows === 0,
+    isEmpty: () => !held.hasRows(),
     /** Whether anything may still be said. */
-    hasOpen: () => overview().open === 1,
+    hasOpen: () => held.unsettledInNoOrder().some(isOpen),
 
     get(requestId: string): ResultRow | null {
       const row = find(requestId);
@@ -263,22 +296,14 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
      * `isCancelled` is settled at once.
      */
     insert(result: Result, text: string, now: number, isCancelled = false): Insertion {
-      return sql.transaction((): Insertion => {
-        const { requestId, delivery, topic = null } = result;
-        const known = find(requestId);
-        if (known !== undefined) {
-          const isOther = known.text !== null && known.text !== text;
-          return isOther ? { kind: "reused" } : { kind: "known", row: read(known) };
-        }
-        const deliverBy = result.deliverBy === undefined ? null : Date.parse(result.deliverBy);
-        const isLate = deliverBy !== null && deliverBy <= now;
-        const settledAs: ResultStatus | null = isCancelled ? "cancelled" : isLate ? "expired" : null;
-        const superseded =
-          topic === null || settledAs !== null
-            ? []
-            : settle("superseded", now, `${OPEN} AND topic = ?`, topic);
-        sql.rows(
-          `INSERT INTO results (request_id, text, delivery, topic, deliver_by, status, received_at, settled_at)
+      const { requestId, delivery, topic = null } = result;
+      const deliverBy = result.deliverBy === undefined ? null : Date.parse(result.deliverBy);
+      const isLate = deliverBy !== null && deliverBy <= now;
+      const settledAs: ResultStatus | null = isCancelled ? "cancelled" : isLate ? "expired" : null;
+      const take = (): Insertion => {
+        const [row] = change(
+          `INSERT OR IGNORE INTO results
+             (request_id, text, delivery, topic, deliver_by, status, received_at, settled_at)
            VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
           requestId,
           text,
@@ -289,17 +314,31 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
           now,
           settledAs === null ? null : now,
         );
-        const dropped = settle(
+        if (row === undefined) return known();
+        const superseded =
+          topic === null || settledAs !== null
+            ? []
+            : settle("superseded", now, `${OPEN} AND topic = ? AND seq <> ?`, topic, row.seq);
+        return { kind: "new", row: read(row), superseded, dropped: hasRoom() ? [] : dropOldest() };
+      };
+      const hasRoom = () => countOf("waiting") <= MAX_WAITING;
+      const dropOldest = () =>
+        settle(
           "dropped",
           now,
           `seq IN (SELECT seq FROM results WHERE settled_at IS NULL AND status = 'waiting'
                    ORDER BY seq DESC LIMIT -1 OFFSET ?)`,
           MAX_WAITING,
         );
+      const known = (): Insertion => {
         const row = find(requestId);
-        if (row === undefined) throw new TypeError("a row that was inserted is not there");
-        return { kind: "new", row: read(row), superseded, dropped };
-      });
+        if (row === undefined) throw new TypeError("a row that stands is not there");
+        const isOther = row.text !== null && row.text !== text;
+        return isOther ? { kind: "reused" } : { kind: "known", row: read(row) };
+      };
+      // Where nothing can go with it, one statement is a transaction of its own.
+      const isAlone = topic === null && countOf("waiting") < MAX_WAITING;
+      return isAlone ? take() : sql.transaction(take);
     },
 
     /** Settles what must not be said any more, and forgets what was settled long ago. Returns the ids of the former. */
@@ -310,7 +349,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
         const expired = settle(
           "expired",
           now,
-          `${OPEN} AND (deliver_by <= ? OR received_at <= ?)`,
+          `${OPEN} AND (deliver_by <= ? OR ${WAITS_SINCE} <= ?)`,
           now,
           waitsMs === null ? 0 : now - waitsMs,
         );
@@ -324,11 +363,11 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
      * is new, or its retry is due, or this registration was not tried yet); nothing otherwise.
      */
     due(to: AgentConversation, now: number): ResultRow[] {
-      const open = rows(`${OPEN} ORDER BY seq`).map(read);
+      const open = held.whole(openRows()).map(read);
       const [sayable, toldHere] = [open.filter(isNew), open.filter((row) => !isNew(row))];
       // There is nothing to try again where it was told already.
-      for (const { seq } of toldHere) {
-        sql.rows("UPDATE results SET retry_at = NULL WHERE seq = ? AND retry_at IS NOT NULL", seq);
+      for (const { seq, retryAt } of toldHere) {
+        if (retryAt !== null) change("UPDATE results SET retry_at = NULL WHERE seq = ?", seq);
       }
       const callsForIt = ({ reason, retryAt, failedFor }: ResultRow) =>
         reason === null || failedFor !== to.registrationId || (retryAt !== null && retryAt <= now);
@@ -344,21 +383,21 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
      * still may be: what was settled meanwhile, or is being said, is not among them.
      */
     say(requestIds: readonly string[], channel: ChannelName, to: AgentConversation, now: number): string[] {
-      return sql.transaction(() =>
-        requestIds.filter((requestId) => {
-          const [row] = rows(`request_id = ? AND ${OPEN}`, requestId);
-          if (row === undefined) return false;
-          const attempt: Attempt = { at: new Date(now).toISOString(), channel, outcome: "pending" };
-          const attempts = [...(JSON.parse(row.attempts) as Attempt[]), attempt].slice(-MAX_ATTEMPTS_SHOWN);
-          sql.rows(
-            "UPDATE results SET status = 'saying', attempts = ?, saying_to = ? WHERE seq = ?",
-            JSON.stringify(attempts),
-            JSON.stringify(to),
-            row.seq,
-          );
-          return true;
-        }),
-      );
+      return eachOf(requestIds, (requestId) => {
+        const row = find(requestId);
+        if (row === undefined || !isOpen(row)) return false;
+        const attempt: Attempt = { at: new Date(now).toISOString(), channel, outcome: "pending" };
+        const attempts = [...(JSON.parse(row.attempts) as Attempt[]), attempt].slice(-MAX_ATTEMPTS_SHOWN);
+        const saying = {
+          status: "saying",
+          attempts: JSON.stringify(attempts),
+          saying_to: JSON.stringify(to),
+        } as const;
+        const isDone = held.set(row, saying, OPEN);
+        // What is remembered said otherwise: somebody else has written.
+        if (!isDone) held.forget();
+        return isDone;
+      });
     },
 
     /**
@@ -366,36 +405,31 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
      * left alone. Returns the ids of those that it settled or left open, that is, of those still being said.
      */
     conclude(requestIds: readonly string[], { outcome, ...detail }: PushOutcome, now: number): string[] {
-      return sql.transaction(() =>
-        requestIds.filter((requestId) => {
-          const [row] = rows("request_id = ? AND status = 'saying'", requestId);
-          if (row === undefined) return false;
-          const attempts = lastAttemptIs(row, { outcome, ...detail });
-          if (outcome === "unconfirmed") markUnconfirmed(row, attempts, now);
-          else if (outcome === "delivered") {
-            sql.rows(
-              `UPDATE results SET status = 'delivered', attempts = ?, saying_to = NULL, retry_at = NULL, settled_at = ?
-               WHERE seq = ?`,
-              attempts,
-              now,
-              row.seq,
-            );
-          } else {
-            const { registrationId } = JSON.parse(row.saying_to ?? "{}") as AgentConversation;
-            const pause = RETRY_MS[Math.min(row.failures, RETRY_MS.length - 1)] ?? 0;
-            sql.rows(
-              `UPDATE results SET status = ?, reason = 'push_failed', attempts = ?, saying_to = NULL, failed_for = ?,
-                 failures = failures + 1, retry_at = ? WHERE seq = ?`,
-              row.tellings > 0 ? "unconfirmed" : "waiting",
-              attempts,
-              registrationId,
-              now + pause,
-              row.seq,
-            );
-          }
-          return true;
-        }),
-      );
+      return eachOf(requestIds, (requestId) => {
+        const row = find(requestId);
+        if (row?.status !== "saying") return false;
+        const attempts = lastAttemptIs(row, { outcome, ...detail });
+        if (outcome === "unconfirmed") markUnconfirmed(row, attempts, now);
+        else if (outcome === "delivered") {
+          held.set(row, { status: "delivered", attempts, saying_to: null, retry_at: null, settled_at: now });
+        } else {
+          const { registrationId } = JSON.parse(row.saying_to ?? "{}") as AgentConversation;
+          const pause = RETRY_MS[Math.min(row.failures, RETRY_MS.length - 1)] ?? 0;
+          // Whoever is there next is told; there is nothing to try again where the conversation is over.
+          const isOver = outcome === "ended";
+          change(
+            `UPDATE results SET status = ?, reason = ?, attempts = ?, saying_to = NULL, failed_for = ?,
+               failures = failures + 1, retry_at = ? WHERE seq = ?`,
+            row.tellings > 0 ? "unconfirmed" : "waiting",
+            isOver ? "session_expired" : "push_failed",
+            attempts,
+            registrationId,
+            isOver ? null : now + pause,
+            row.seq,
+          );
+        }
+        return true;
+      });
     },
 
     /**
@@ -407,39 +441,36 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
       reason: WaitingReason,
       { failedFor = null, retryAt = null }: { failedFor?: string | null; retryAt?: number | null } = {},
     ): void {
-      sql.transaction(() => {
-        for (const requestId of requestIds) {
-          sql.rows(
-            `UPDATE results SET reason = ?, failed_for = ?, retry_at = ? WHERE request_id = ? AND ${OPEN}`,
-            reason,
-            failedFor,
-            retryAt,
-            requestId,
-          );
-        }
-      });
+      const statement = `UPDATE results SET reason = ?, failed_for = ?, retry_at = ? WHERE request_id = ? AND ${OPEN}`;
+      eachOf(requestIds, (requestId) => change(statement, reason, failedFor, retryAt, requestId).length > 0);
+    },
+
+    /** A registration is to be tried again with what it did not take, or could not be told. */
+    forgive(registrationId: string): void {
+      if (openRows().some(({ failed_for }) => failed_for === registrationId))
+        change(`UPDATE results SET failed_for = NULL WHERE failed_for = ? AND ${OPEN}`, registrationId);
     },
 
     /** Who heard them says so, early or late. Returns the ids that this settled. */
     acknowledge(requestIds: readonly string[], now: number): string[] {
-      return sql.transaction(() =>
-        requestIds.filter((requestId) => {
-          const row = find(requestId);
-          const isOpen =
-            row?.status === "waiting" || row?.status === "saying" || row?.status === "unconfirmed";
-          if (row === undefined || !isOpen) return false;
-          sql.rows(
-            "UPDATE results SET status = 'delivered', attempts = ?, retry_at = NULL, settled_at = ? WHERE seq = ?",
-            // It is the last telling that was heard, unless nobody was reached by it.
-            ["pending", "unconfirmed"].includes(read(row).attempts.at(-1)?.outcome ?? "")
-              ? lastAttemptIs(row, { outcome: "delivered" })
-              : row.attempts,
-            now,
-            row.seq,
-          );
-          return true;
-        }),
-      );
+      return eachOf(requestIds, (requestId) => {
+        const row = find(requestId);
+        const isStanding =
+          row?.status === "waiting" || row?.status === "saying" || row?.status === "unconfirmed";
+        if (row === undefined || !isStanding) return false;
+        change(
+          "UPDATE results SET status = 'delivered', attempts = ?, retry_at = NULL, settled_at = ? WHERE seq = ?",
+          // It is the last telling that was heard, unless nobody was reached by it.
+          ["pending", "unconfirmed"].includes(read(row).attempts.at(-1)?.outcome ?? "")
+            ? lastAttemptIs(row, { outcome: "delivered", proof: "heard" })
+            : row.attempts,
+          now,
+          row.seq,
+        );
+        // One that had been given up is settled anew, and may have been the first that is forgotten.
+        if (row.settled_at !== null) held.forget();
+        return true;
+      });
     },
 
     /**
@@ -475,8 +506,10 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
 
     /** After a restart: a frame that was on its way may have been heard. Returns the ids. */
     recover(now: number): string[] {
+      const saying = held.unsettled().filter(({ status }) => status === "saying");
+      if (saying.length === 0) return [];
       return sql.transaction(() =>
-        rows("status = 'saying'").map((row) => {
+        saying.map((row) => {
           markUnconfirmed(row, lastAttemptIs(row, { outcome: "unconfirmed" }), now);
           return row.request_id;
         }),
@@ -486,12 +519,16 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     /** An agent conversation has become known by its id: what was told there, or is being told, was told to that id. */
     identify(to: AgentConversation): void {
       if (to.agentSessionId === null) return;
+      const told = held
+        .unsettled()
+        .filter(({ told_to, saying_to }) => told_to !== null || saying_to !== null);
+      if (told.length === 0) return;
       sql.transaction(() => {
         for (const column of ["told_to", "saying_to"] as const) {
-          for (const row of rows(`settled_at IS NULL AND ${column} IS NOT NULL`)) {
-            const known = JSON.parse(row[column] ?? "null") as AgentConversation;
-            if (known.agentSessionId === null && isSame(known, to)) {
-              sql.rows(`UPDATE results SET ${column} = ? WHERE seq = ?`, JSON.stringify(to), row.seq);
+          for (const row of told) {
+            const known = JSON.parse(row[column] ?? "null") as AgentConversation | null;
+            if (known !== null && known.agentSessionId === null && isSame(known, to)) {
+              change(`UPDATE results SET ${column} = ? WHERE seq = ?`, JSON.stringify(to), row.seq);
             }
           }
         }
@@ -499,20 +536,32 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     },
 
     /** Results that nobody has looked at yet, or was told why they wait. */
-    unexamined: (): ResultRow[] => rows(`${OPEN} AND reason IS NULL ORDER BY seq`).map(read),
+    unexamined(): ResultRow[] {
+      const isUnexamined = (row: Row) => isOpen(row) && row.reason === null;
+      const found = held.unsettledInNoOrder().filter(isUnexamined);
+      return held.whole(found.sort((a, b) => a.seq - b.seq)).map(read);
+    },
 
-    /** Results that the history does not have for certain, oldest first. */
-    notInHistory: (limit: number): ResultRow[] =>
-      overview().notInHistory === 0
-        ? []
-        : rows("in_history = 0 AND text IS NOT NULL ORDER BY seq LIMIT ?", limit).map(read),
+    /** Results that the history does not have for certain, oldest first; all of them where `limit` is negative. */
+    notInHistory(limit: number): ResultRow[] {
+      const lacking = held.notInHistory();
+      return held.whole(limit < 0 ? lacking : lacking.slice(0, limit)).map(read);
+    },
 
     markInHistory(requestIds: readonly string[]): void {
-      sql.transaction(() => {
-        for (const requestId of requestIds) {
-          sql.rows("UPDATE results SET in_history = 1 WHERE request_id = ?", requestId);
-        }
+      eachOf(requestIds, (requestId) => {
+        const row = find(requestId);
+        return row !== undefined && held.set(row, { in_history: 1 });
       });
+    },
+
+    /** What is not settled: the newest `limit`, newest first, and how many there are of each status. */
+    open(limit: number): OpenResults {
+      const unsettled = held.unsettled();
+      const newest = limit === 0 ? [] : unsettled.slice(-limit).reverse();
+      const counts: OpenResults["counts"] = {};
+      for (const { status } of unsettled) counts[status] = (counts[status] ?? 0) + 1;
+      return { counts, results: held.whole(newest).map(read) };
     },
 
     /** Newest first; `before` is a `seq`. */
@@ -523,6 +572,58 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
         before ?? null,
         limit,
       ).map(read),
+
+    /**
+     * Results are to be said again, whatever became of them, unless they are being said. `onlyFailed`: only those that
+     * nobody is known to have heard. They wait as if they were new, for as long as a new one does. Returns the ids of those that do; no more may wait than otherwise. `settledAt`: when each was settled, in
+     * ms, as far as is known to who asks: what became of it since is left alone.
+     */
+    again(
+      requestIds: readonly string[],
+      onlyFailed: boolean,
+      now: number,
+      settledAt?: readonly number[],
+    ): string[] {
+      return sql.transaction(() => {
+        let waiting = countOf("waiting");
+        return requestIds.filter((requestId, i) => {
+          const row = find(requestId);
+          if (row === undefined || row.text === null || row.status === "saying") return false;
+          if (settledAt !== undefined && row.settled_at !== settledAt[i]) return false;
+          if (onlyFailed && !FAILED.includes(row.status)) return false;
+          const waits = row.status === "waiting";
+          if (!waits && waiting >= MAX_WAITING) return false;
+          if (!waits) waiting += 1;
+          const mayHaveHeard = row.status === "delivered" || row.tellings > 0;
+          sql.rows(
+            `UPDATE results SET status = 'waiting', reason = NULL, tellings = ?, told_to = NULL, failed_for = NULL,
+               failures = 0, retry_at = NULL, deliver_by = NULL, settled_at = NULL, given_up = 0,
+               again = again + 1, waits_since = ? WHERE seq = ?`,
+            mayHaveHeard ? 1 : 0,
+            now,
+            row.seq,
+          );
+          return true;
+        });
+      });
+    },
+
+    /** Whether the log of settled results lacks any. */
+    lacksLog: (): boolean => held.lacksLog(),
+
+    /** Settled results that the log of them does not have for certain, oldest first. */
+    notLogged: (limit: number): ResultRow[] => held.notLogged().slice(0, limit).map(read),
+
+    /** The log has them, as they were when they were read. */
+    markLogged(settled: readonly ResultRow[]): void {
+      const asSettled = new Map(
+        settled.map(({ requestId, status, settledAt }) => [requestId, `${status}${settledAt}`]),
+      );
+      eachOf([...asSettled.keys()], (requestId) => {
+        const row = find(requestId);
+        return row !== undefined && held.set(row, { logged: asSettled.get(requestId) ?? null });
+      });
+    },
 
     /** Nobody wants to hear it any more. Returns whether it waited. */
     cancel: (requestId: string, now: number): boolean =>
@@ -558,6 +659,27 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
   return results;
 }
 
+/** How a result was told; nothing where no attempt came to that: it was not delivered, or the page told it by itself. */
+export function howTold(
+  status: ResultStatus,
+  attempts: readonly Attempt[],
+): Pick<Partial<Attempt>, "channel" | "proof" | "manner"> {
+  const last = attempts.at(-1);
+  if (status !== "delivered" || last?.outcome !== "delivered") return {};
+  const { channel, proof, manner } = last;
+  return {
+    channel,
+    ...(proof === undefined ? {} : { proof }),
+    ...(manner === undefined ? {} : { manner }),
+  };
+}
+
+/** The channel by which a result was told, or was last tried to be where it was not; null where there is none. */
+export function channelOf(status: ResultStatus, attempts: readonly Attempt[]): ChannelName | null {
+  const told = status === "delivered" ? howTold(status, attempts) : attempts.at(-1);
+  return told?.channel ?? null;
+}
+
 function read(row: Row): ResultRow {
   return {
     seq: row.seq,
@@ -575,5 +697,6 @@ function read(row: Row): ResultRow {
     receivedAt: row.received_at,
     settledAt: row.settled_at,
     givenUp: row.given_up,
+    again: row.again,
   };
 }

@@ -6,6 +6,7 @@
  * Workers open outbound sockets by `fetch` with an Upgrade header, on http(s) URLs
  * (developers.cloudflare.com/workers/examples/websockets/#write-a-websocket-client).
  */
+import { LATE } from "../patience.ts";
 import type { PushOutcome } from "./channel.ts";
 
 /** How long the opening handshake, and likewise the closing handshake, may take. */
@@ -25,16 +26,38 @@ const NO_STATUS = 1005;
 
 /** Dials, sends one frame and closes. Redirects are not followed: they could lead anywhere. Never throws. */
 export async function dialAndSend({ url, headers, frame, isReady }: DialOptions): Promise<PushOutcome> {
-  const opened = await openInTime(url, headers);
-  if ("outcome" in opened) return opened;
-  const { socket } = opened;
+  const deadline = new AbortController();
+  let since = Date.now();
+  // One clock for both handshakes, which is set anew only if it strikes during the second: most never see it strike.
+  const strike = () => {
+    const left = since + DIAL_DEADLINE_MS - Date.now();
+    if (left > 0) timer = setTimeout(strike, left);
+    else deadline.abort(LATE);
+  };
+  let timer = setTimeout(strike, DIAL_DEADLINE_MS);
+  try {
+    const opened = await openSocket(url, headers ?? {}, deadline.signal);
+    if ("outcome" in opened) return { outcome: opened.outcome };
+    since = Date.now();
+    return await sendTo(opened.socket, frame, isReady, deadline.signal);
+  } finally {
+    clearTimeout(timer);
+  }
+}
 
+function sendTo(
+  socket: WebSocket,
+  frame: string,
+  isReady: DialOptions["isReady"],
+  signal: AbortSignal,
+): Promise<PushOutcome> {
   const { promise, resolve } = Promise.withResolvers<PushOutcome>();
-  const timer = setTimeout(() => {
+  let sent = false;
+  // The signal cuts the socket, too: whoever does not close it would hold it for as long as it likes.
+  signal.addEventListener("abort", () => {
     resolve({ outcome: sent ? "unconfirmed" : "unreachable" });
     socket.close(NORMAL_CLOSURE);
-  }, DIAL_DEADLINE_MS);
-  let sent = false;
+  });
   const send = () => {
     sent = true;
     socket.send(frame);
@@ -49,14 +72,11 @@ export async function dialAndSend({ url, headers, frame, isReady }: DialOptions)
   socket.addEventListener("error", () => resolve({ outcome: sent ? "unconfirmed" : "unreachable" }));
   socket.accept();
   if (isReady === undefined) send();
-
-  const result = await promise;
-  clearTimeout(timer);
-  return result;
+  return promise;
 }
 
-/** No connection came about: nobody answered, or the peer did not want one. */
-export type NotOpened = { outcome: "unreachable" | "refused" };
+/** No connection came about: nobody answered, or the peer did not want one. `status` is that of its answer. */
+export type NotOpened = { outcome: "unreachable" | "refused"; status?: number };
 
 /**
  * Opens a WebSocket, not yet accepted. Redirects are not followed. `signal` gives up; aborted later, it would cut the
@@ -68,7 +88,7 @@ export async function openSocket(
   signal: AbortSignal,
 ): Promise<{ socket: WebSocket } | NotOpened> {
   const target = new URL(url);
-  target.protocol = url.protocol === "ws:" ? "http:" : "https:";
+  target.protocol = ["ws:", "http:"].includes(url.protocol) ? "http:" : "https:";
   try {
     const response = await fetch(target, {
       headers: { ...headers, Upgrade: "websocket" },
@@ -77,22 +97,10 @@ export async function openSocket(
     });
     if (response.webSocket) return { socket: response.webSocket };
     await response.body?.cancel();
-    return { outcome: response.status >= 500 ? "unreachable" : "refused" };
+    const { status } = response;
+    return { outcome: status >= 500 ? "unreachable" : "refused", status };
   } catch {
     return { outcome: "unreachable" };
-  }
-}
-
-async function openInTime(
-  url: URL,
-  headers: Record<string, string> = {},
-): Promise<{ socket: WebSocket } | NotOpened> {
-  const deadline = new AbortController();
-  const timer = setTimeout(() => deadline.abort(), DIAL_DEADLINE_MS);
-  try {
-    return await openSocket(url, headers, deadline.signal);
-  } finally {
-    clearTimeout(timer);
   }
 }
 
@@ -100,6 +108,7 @@ async function openInTime(
 export const NOT_TAKEN: ReadonlySet<number> = new Set([1003, 1007, 1008, 1009, 1010]);
 
 function judge(closeCode: number): PushOutcome {
-  if (closeCode === NORMAL_CLOSURE || closeCode === NO_STATUS) return { outcome: "delivered" };
+  if (closeCode === NORMAL_CLOSURE || closeCode === NO_STATUS)
+    return { outcome: "delivered", proof: "accepted" };
   return { outcome: NOT_TAKEN.has(closeCode) ? "refused" : "unconfirmed", closeCode };
 }

@@ -9,6 +9,7 @@
  * No acknowledgement is documented; the closing handshake shows that the frame was read.
  */
 import { isAgentSessionId } from "../keys.ts";
+import { isElsewhere } from "../session-store.ts";
 import type { Channel, PushableSession } from "./channel.ts";
 import { dialAndSend } from "./dial.ts";
 import { type AllowedHosts, checkPushTarget, mayHoldElevenLabsKey } from "./push-target.ts";
@@ -23,7 +24,9 @@ export type MonitorOptions = {
 };
 
 export function createMonitorChannel({ apiKey, apiUrl, allowedHosts, takesAll }: MonitorOptions): Channel {
-  function monitorUrl({ wsUrl, agentSessionId, provenAgentSessionId: id = "" }: PushableSession): URL | null {
+  function monitorUrl(session: PushableSession): URL | null {
+    const { wsUrl, agentSessionId, provenAgentSessionId: id = "" } = session;
+    if (isElsewhere(session)) return null;
     const target = wsUrl === undefined ? null : checkPushTarget(wsUrl, allowedHosts);
     if (!target?.ok || !mayHoldElevenLabsKey(target.url, apiUrl)) return null;
     // A page that says otherwise, having started anew perhaps, is believed so far.
@@ -37,7 +40,7 @@ export function createMonitorChannel({ apiKey, apiUrl, allowedHosts, takesAll }:
     async push(session, message) {
       const url = monitorUrl(session);
       if (url === null) return { outcome: "refused" };
-      return dialAndSend({
+      const outcome = await dialAndSend({
         url,
         headers: { "xi-api-key": apiKey },
         frame: JSON.stringify({
@@ -46,6 +49,9 @@ export function createMonitorChannel({ apiKey, apiUrl, allowedHosts, takesAll }:
         }),
         isReady: isConnected,
       });
+      // It has nothing else.
+      const isAsAsked = outcome.outcome !== "delivered" || message.delivery === "silent";
+      return isAsAsked ? outcome : { ...outcome, manner: "silent" };
     },
   };
 }

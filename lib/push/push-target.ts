@@ -186,8 +186,11 @@ export function checkOutboundTarget(url: string, allowed: AllowedHosts): PushTar
   return PUNYCODE_LABEL.test(host) ? refuse("punycode_host", `The host ${host} has an xn-- label.`) : target;
 }
 
-/** What every address must be like: `secure` is its scheme, the plain one is for listed loopback hosts. */
-function checkAddress(url: string, secure: "wss" | "https", allowed: AllowedHosts): PushTarget {
+/**
+ * Decides what every address must be like, whatever hosts are wanted: `secure` is its scheme, the plain one is for listed
+ * loopback hosts. Returns and refuses as `checkPushTarget` does. Never throws.
+ */
+export function checkAddress(url: string, secure: "wss" | "https", allowed: AllowedHosts): PushTarget {
   const plain = secure === "wss" ? "ws" : "http";
   if (url.length > MAX_URL_CHARACTERS) {
     return refuse("too_long", `The URL is longer than ${MAX_URL_CHARACTERS} characters.`);
@@ -225,8 +228,8 @@ function checkAddress(url: string, secure: "wss" | "https", allowed: AllowedHost
 
   const host = parsed.hostname;
   const isLocal = isListedLoopback(host, allowed);
-  const range = addressRangeOf(host);
-  if (range !== undefined && !isLocal) {
+  const range = isLocal ? undefined : addressRangeOf(host);
+  if (range !== undefined) {
     return refuse(range, `The host ${host} is an address that no push may go to.`);
   }
   // The strong form of all checks above: the host that was checked is the host that will be dialled.
@@ -289,7 +292,7 @@ function isPort(text: string): boolean {
 }
 
 function parseUrl(text: string): URL | undefined {
-  return URL.canParse(text) ? new URL(text) : undefined;
+  return URL.parse(text) ?? undefined;
 }
 
 /** The host as the URL parser writes it, undefined where it refuses it. */

@@ -7,7 +7,8 @@ import type {
   ContextualUpdateClientToOrchestratorEvent,
   UserMessageClientToOrchestratorEvent,
 } from "@elevenlabs/types";
-import type { Channel } from "./channel.ts";
+import { isElsewhere } from "../session-store.ts";
+import type { Channel, PushableSession } from "./channel.ts";
 import { dialAndSend } from "./dial.ts";
 import type { PushMessage } from "./message.ts";
 import { type AllowedHosts, checkPushTarget, isElevenLabsConversationUrl } from "./push-target.ts";
@@ -16,16 +17,26 @@ type Frame = UserMessageClientToOrchestratorEvent | ContextualUpdateClientToOrch
 
 /** `apiUrl` is the origin of ElevenLabs' API. */
 export function createSocketChannel(allowedHosts: AllowedHosts, apiUrl: string): Channel {
-  /** Checked again before every dialling: the allow-list may have changed since the registration. */
-  function targetOf(wsUrl: string | undefined): URL | null {
+  /** Of each record that was looked at, for as long as somebody holds it. */
+  const targets = new WeakMap<PushableSession, URL | null>();
+
+  /** Checked again for every record that is read: the allow-list may have changed since the registration. */
+  function targetOf(session: PushableSession): URL | null {
+    const known = targets.get(session);
+    if (known !== undefined) return known;
+    const { wsUrl } = session;
+    // Whoever else hosts an agent is told by a channel of its own; its URL may begin a conversation, as ElevenLabs' does.
+    if (isElsewhere(session)) return null;
     const target = wsUrl === undefined ? null : checkPushTarget(wsUrl, allowedHosts);
-    return target?.ok && !isElevenLabsConversationUrl(target.url, apiUrl) ? target.url : null;
+    const url = target?.ok && !isElevenLabsConversationUrl(target.url, apiUrl) ? target.url : null;
+    targets.set(session, url);
+    return url;
   }
   return {
     name: "socket",
-    accepts: (session) => targetOf(session.wsUrl) !== null,
+    accepts: (session) => targetOf(session) !== null,
     async push(session, message) {
-      const url = targetOf(session.wsUrl);
+      const url = targetOf(session);
       if (url === null) return { outcome: "refused" };
       return dialAndSend({ url, frame: JSON.stringify(frameOf(message)) });
     },

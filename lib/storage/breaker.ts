@@ -32,6 +32,8 @@ export interface Breaker {
   failed(failure: StorageFailure): boolean;
   /** What went wrong last, while it is open. */
   openBecause(): StorageFailure | null;
+  /** When it failed last, in ms since the epoch; null while it is closed. */
+  failedAt(): number | null;
   /** When a call may be made again, in ms since the epoch; null while it is closed. */
   nextTryAt(): number | null;
 }
@@ -39,7 +41,13 @@ export interface Breaker {
 export function createBreaker(options: BreakerOptions): Breaker {
   const { now, failuresToOpen, longestWaitMs, random = Math.random } = options;
   let failures = 0;
-  let open: { since: number; waitMs: number; nextTryAt: number; because: StorageFailure } | null = null;
+  let open: {
+    since: number;
+    waitMs: number;
+    nextTryAt: number;
+    because: StorageFailure;
+    failedAt: number;
+  } | null = null;
 
   const jittered = (ms: number) => ms * (0.5 + random() / 2);
 
@@ -64,15 +72,18 @@ export function createBreaker(options: BreakerOptions): Breaker {
       failures += 1;
       if (open !== null) {
         open.because = because;
+        open.failedAt = now();
         // The try itself may have taken as long as the wait before the next one.
         open.nextTryAt = now() + jittered(open.waitMs);
       }
       if (open !== null || failures < failuresToOpen) return false;
-      open = { since: now(), waitMs: FIRST_TRY_MS, nextTryAt: now() + jittered(FIRST_TRY_MS), because };
+      const nextTryAt = now() + jittered(FIRST_TRY_MS);
+      open = { since: now(), waitMs: FIRST_TRY_MS, nextTryAt, because, failedAt: now() };
       return true;
     },
 
     openBecause: () => open?.because ?? null,
+    failedAt: () => open?.failedAt ?? null,
     nextTryAt: () => open?.nextTryAt ?? null,
   };
 }
@@ -80,8 +91,8 @@ export function createBreaker(options: BreakerOptions): Breaker {
 /** What an instance likes to hear of its storage. */
 export type BreakerEvents = {
   degraded?: (operation: string, failure: StorageFailure) => void;
-  /** `downMs`: how long nobody waited for it. */
-  recovered?: (downMs: number) => void;
+  /** `downMs`: how long nobody waited for it. `failedAt`: when it was known to be down last, in ms since the epoch. */
+  recovered?: (downMs: number, failedAt: number) => void;
 };
 
 /**
@@ -115,8 +126,9 @@ export function withBreaker(
   }
 
   function noteSuccess(): void {
+    const failedAt = breaker.failedAt();
     const downMs = breaker.succeeded();
-    if (downMs !== null) recovered?.(downMs);
+    if (downMs !== null && failedAt !== null) recovered?.(downMs, failedAt);
   }
 
   return {
@@ -131,6 +143,7 @@ export function withBreaker(
     ttl: (key) => ask("ttl", () => storage.ttl(key)),
     range: (key, start, stop) => ask("range", () => storage.range(key, start, stop)),
     listIndex: (key, query) => ask("listIndex", () => storage.listIndex(key, query)),
+    readLog: (key, query) => ask("readLog", () => storage.readLog(key, query)),
     update: (key, change, ttlSeconds) => ask("update", () => storage.update(key, change, ttlSeconds)),
     commit: (writes) => ask("commit", () => storage.commit(writes)),
     ping: () => ask("ping", () => storage.ping()),

@@ -7,6 +7,7 @@ import { decodeIndexCursor, indexPage } from "./index-order.ts";
 import type { RecordObject } from "./record-object.ts";
 import {
   checkWrites,
+  decodeLogEntryId,
   type Storage,
   ttlMillis,
   type Write,
@@ -77,6 +78,11 @@ export function createDurableObjectStorage(options: DurableObjectStorageOptions)
       return indexPage(entries, limit);
     },
 
+    readLog: async (key, query) => {
+      if (query.before !== undefined) decodeLogEntryId(query.before);
+      return callObject("readLog", CALL_MS, () => objectOf(key).readLog(key, query, now()));
+    },
+
     async update(key, change, ttlSeconds) {
       ttlMillis(ttlSeconds);
       const read = () => storage.get(key);
@@ -91,18 +97,21 @@ export function createDurableObjectStorage(options: DurableObjectStorageOptions)
 
     async commit<const W extends readonly Write[]>(writes: W) {
       checkWrites(writes);
-      const outcomes = new Map<Write, WriteOutcome>();
+      const outcomes: WriteOutcome[] = writes.map(() => null);
       await Promise.all(
-        [...Map.groupBy(writes, ({ key }) => partitionOf(key))].map(async ([partition, group]) => {
-          const ofGroup = await callObject("commit", CALL_MS, () =>
-            objectNamed(partition).apply(group, now()),
-          );
-          group.forEach((write, i) => {
-            outcomes.set(write, ofGroup[i] ?? null);
-          });
-        }),
+        [...Map.groupBy(writes.entries(), ([, { key }]) => partitionOf(key))].map(
+          async ([partition, group]) => {
+            const ofGroup = await callObject("commit", CALL_MS, () =>
+              objectNamed(partition).apply(
+                group.map(([, write]) => write),
+                now(),
+              ),
+            );
+            for (const [i, [place]] of group.entries()) outcomes[place] = ofGroup[i] ?? null;
+          },
+        ),
       );
-      return writes.map((write) => outcomes.get(write) ?? null) as WriteResults<W>;
+      return outcomes as WriteResults<W>;
     },
   };
   return storage;

@@ -13,6 +13,8 @@ import { createKeeper, type Keeper } from "./keeper.ts";
 import { createSqliteKeys, createSqliteStorage, type SqliteKeys } from "./sqlite.ts";
 import type {
   IndexEntry,
+  LogEntry,
+  LogQuery,
   Storage,
   TextStorage,
   TextWrite,
@@ -107,6 +109,10 @@ export abstract class RecordObject<Env> extends DurableObject<Env> {
     now: number,
   ): Promise<Answer<IndexEntry[]>> {
     return answer(() => this.#keys.listIndex(key, limit, after, minScore, now));
+  }
+
+  readLog(key: string, query: LogQuery, now: number): Promise<Answer<LogEntry[]>> {
+    return answer(() => this.#keys.readLog(key, query, now));
   }
 
   apply(writes: Write[], now: number): Promise<Answer<WriteOutcome[]>> {

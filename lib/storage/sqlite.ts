@@ -8,9 +8,13 @@ import { type Sql, tablesOf } from "../sql.ts";
 import { decodeIndexCursor, indexPage } from "./index-order.ts";
 import {
   checkWrites,
+  decodeLogEntryId,
   expiryAt,
   type IndexEntry,
+  type LogEntry,
+  type LogQuery,
   type Storage,
+  surplusOf,
   type TtlSeconds,
   ttlMillis,
   type Write,
@@ -18,8 +22,13 @@ import {
   type WriteResults,
 } from "./storage.ts";
 
-type Kind = "string" | "list" | "index";
+type Kind = "string" | "list" | "index" | "log";
 type KeyRow = { kind: Kind; value: string | null; expires_at: number | null };
+
+/** The place of an entry of a log is its time in ms, and room for as many entries in that. */
+const A_MILLISECOND = 256;
+/** So many entries of a log too many are dropped at once. */
+const TRIMMED_TOGETHER = 100;
 
 /** A key's expiry, `NULL` for ever. Entries of lists and indexes go with their key. */
 const SCHEMA = `
@@ -112,13 +121,8 @@ export function createSqliteKeys(database: Sql, name = "sqlite") {
           key,
           write.value,
         );
-        const surplus = Math.max(0, lengthOf(key) - write.maxLength);
-        if (surplus > 0)
-          sql.rows(
-            "DELETE FROM items WHERE key = ?1 AND seq IN (SELECT seq FROM items WHERE key = ?1 ORDER BY seq LIMIT ?2)",
-            key,
-            surplus,
-          );
+        const surplus = surplusOf(write, lengthOf(key));
+        if (surplus > 0) dropOldest(key, surplus);
         return surplus;
       }
       case "remove": {
@@ -144,6 +148,23 @@ export function createSqliteKeys(database: Sql, name = "sqlite") {
         return dropScores(key, now, "member = ?", write.member) > 0;
       case "prune":
         return dropScores(key, now, "score < ?", write.belowScore);
+      case "log": {
+        // Beside the kind of a log stands how many entries it has, because to count them is to read them all.
+        const standing = find(key, now, "commit", "log");
+        if (standing === undefined) put(key, "log", "0", null);
+        // Behind every other, also where the clock has gone back.
+        sql.rows(
+          "INSERT INTO items SELECT ?1, max(coalesce(max(seq), 0) + 1, ?2), ?3 FROM items WHERE key = ?1",
+          key,
+          Math.floor(now) * A_MILLISECOND,
+          write.value,
+        );
+        const length = Number(standing?.value ?? 0) + 1;
+        const surplus = length > write.maxLength + TRIMMED_TOGETHER ? length - write.maxLength : 0;
+        if (surplus > 0) dropOldest(key, surplus);
+        sql.rows("UPDATE keys SET value = ? WHERE key = ?", String(length - surplus), key);
+        return null;
+      }
     }
   }
 
@@ -155,11 +176,28 @@ export function createSqliteKeys(database: Sql, name = "sqlite") {
     return dropped.length;
   }
 
+  function placeOf(id: string): number {
+    const { at, number } = decodeLogEntryId(id);
+    return at * A_MILLISECOND + Math.min(number, A_MILLISECOND);
+  }
+
+  function dropOldest(key: string, count: number): void {
+    sql.rows(
+      "DELETE FROM items WHERE key = ?1 AND seq IN (SELECT seq FROM items WHERE key = ?1 ORDER BY seq LIMIT ?2)",
+      key,
+      count,
+    );
+  }
+
   return {
     get: (key: string, now: number): string | null => find(key, now, "get", "string")?.value ?? null,
 
     /** Keys of another kind read as absent, as Redis's MGET has it. */
-    getMany: (keys: readonly string[], now: number) => keys.map((key) => find(key, now)?.value ?? null),
+    getMany: (keys: readonly string[], now: number) =>
+      keys.map((key) => {
+        const row = find(key, now);
+        return row?.kind === "string" ? row.value : null;
+      }),
 
     /** Milliseconds the key still lives; Infinity for ever; null where nothing stands. */
     ttlMs(key: string, now: number): number | null {
@@ -204,6 +242,24 @@ export function createSqliteKeys(database: Sql, name = "sqlite") {
           limit,
         )
         .map(({ member, score }) => ({ member, score }));
+    },
+
+    /** Newest first. */
+    readLog(key: string, { limit, before, since }: LogQuery, now: number): LogEntry[] {
+      const end = before === undefined ? Number.POSITIVE_INFINITY : placeOf(before);
+      if (!find(key, now, "readLog", "log")) return [];
+      return sql
+        .rows<{ seq: number; value: string }>(
+          "SELECT seq, value FROM items WHERE key = ? AND seq < ? AND seq >= ? ORDER BY seq DESC LIMIT ?",
+          key,
+          end,
+          Math.ceil(since ?? 0) * A_MILLISECOND,
+          limit,
+        )
+        .map(({ seq, value }) => ({
+          id: `${Math.floor(seq / A_MILLISECOND)}-${seq % A_MILLISECOND}`,
+          value,
+        }));
     },
 
     /** Applies the writes in order, all or nothing. */
@@ -265,6 +321,8 @@ export function createSqliteStorage(keys: SqliteKeys, now: () => number, name = 
       const after = cursor === undefined ? null : decodeIndexCursor(cursor);
       return indexPage(keys.listIndex(key, limit + 1, after, minScore ?? null, now()), limit);
     },
+
+    readLog: async (key, query) => keys.readLog(key, query, now()),
 
     async update(key, change, ttlSeconds) {
       ttlMillis(ttlSeconds);

@@ -5,6 +5,7 @@
  * Values are opaque text: what is read is the text that was written, to the last byte. A driver knows
  * nothing of records, sessions or schemas. `test/contract/` says whether a driver is right.
  */
+import { InvalidCursorError } from "../errors.ts";
 
 /**
  * How long a key lives from the moment of the write, in seconds (fractions down to a millisecond are
@@ -35,16 +36,23 @@ export type ReadInCommit = { type: "get"; key: string; ttlSeconds?: TtlSeconds }
 
 /**
  * Adds `value` at the end of a list and restarts the list's time to live; beyond `maxLength` the oldest
- * entries go. Result: how many entries were dropped. A commit whose answer was lost may have been applied
- * and may be applied again, so a value can stand in a list twice: whoever reads a list removes repetitions.
+ * entries go, as soon as there are more than `slack` (0) of them: they go together, because it takes a request each time.
+ * Result: how many entries were dropped. A commit whose answer was lost may have been applied and may be applied again,
+ * so a value can stand in a list twice: whoever reads a list removes repetitions.
  */
 export type AppendWrite = {
   type: "append";
   key: string;
   value: string;
   maxLength: number;
+  slack?: number;
   ttlSeconds: TtlSeconds;
 };
+
+/** How many entries a list that is `length` long with the latest one drops. */
+export function surplusOf({ maxLength, slack = 0 }: AppendWrite, length: number): number {
+  return length > maxLength + slack ? length - maxLength : 0;
+}
 
 /** Removes every entry of a list that equals `value`. Result: how many there were. */
 export type RemoveWrite = { type: "remove"; key: string; value: string };
@@ -58,10 +66,17 @@ export type UnindexWrite = { type: "unindex"; key: string; member: string };
 /** Drops every member of a sorted index whose score is below `belowScore`. Result: how many. */
 export type PruneWrite = { type: "prune"; key: string; belowScore: number };
 
+/**
+ * Adds `value` to a log, which has no time to live: of more than `maxLength` entries the oldest go, a few of them
+ * perhaps later. A commit whose answer was lost may be applied again, so an entry can stand there twice: whoever reads
+ * a log knows the same thing again when it sees it.
+ */
+export type LogWrite = { type: "log"; key: string; value: string; maxLength: number };
+
 /** What concerns texts alone, and may be done where there are only texts. */
 export type TextWrite = SetWrite | CreateWrite | TouchWrite | DeleteWrite | ReadInCommit;
 
-export type Write = TextWrite | AppendWrite | RemoveWrite | IndexWrite | UnindexWrite | PruneWrite;
+export type Write = TextWrite | AppendWrite | RemoveWrite | IndexWrite | UnindexWrite | PruneWrite | LogWrite;
 
 export type WriteResult<W extends Write> = W extends ReadInCommit
   ? string | null
@@ -92,6 +107,18 @@ export type IndexQuery = {
   cursor?: string;
   /** Entries below this score are left out. */
   minScore?: number;
+};
+
+/** An entry of a log. Its id is the time of its writing in ms, and a number that tells those of the same time apart. */
+export type LogEntry = { id: string; value: string };
+
+export type LogQuery = {
+  /** How many entries at most. */
+  limit: number;
+  /** Entries older than this one, by its id. Throws {@link InvalidCursorError} where it is no id of an entry. */
+  before?: string;
+  /** Entries that were written at this time (ms) or later. */
+  since?: number;
 };
 
 /** Whether a storage is itself or what answers in its place, and what went wrong last, as a `StorageFailure`. */
@@ -145,11 +172,23 @@ export interface Storage extends TextStorage {
   /** A page of a sorted index, highest score first. */
   listIndex(key: string, query: IndexQuery): Promise<IndexPage>;
 
+  /** Entries of a log, newest first; [] where nothing stands. */
+  readLog(key: string, query: LogQuery): Promise<LogEntry[]>;
+
   /**
    * Applies the writes in order, in one round trip. All or nothing for the keys of one conversation; an
    * index lives beside them and follows within the same call.
    */
   commit<const W extends readonly Write[]>(writes: W): Promise<WriteResults<W>>;
+}
+
+const LOG_ENTRY_ID = /^(\d{1,15})-(\d{1,6})$/;
+
+/** The time (ms) and the number in the id of an entry of a log. Throws InvalidCursorError. */
+export function decodeLogEntryId(id: string): { at: number; number: number } {
+  const [, at, number] = LOG_ENTRY_ID.exec(id) ?? [];
+  if (at === undefined || number === undefined) throw new InvalidCursorError();
+  return { at: Number(at), number: Number(number) };
 }
 
 /** A TTL in whole milliseconds, or null for ever. Throws RangeError for what is not a time to live. */
@@ -180,8 +219,10 @@ export function secondsUntil(expiresAt: number | null, now: number): TtlSeconds 
 export function checkWrites(writes: readonly Write[]): void {
   for (const write of writes) {
     if ("ttlSeconds" in write && write.ttlSeconds !== undefined) ttlMillis(write.ttlSeconds);
-    if (write.type === "append" && !(Number.isSafeInteger(write.maxLength) && write.maxLength > 0))
-      throw new RangeError(`not a length of a list: ${write.maxLength}`);
+    if ("maxLength" in write && !(Number.isSafeInteger(write.maxLength) && write.maxLength > 0))
+      throw new RangeError(`not a length: ${write.maxLength}`);
+    if (write.type === "append" && !(Number.isSafeInteger(write.slack ?? 0) && (write.slack ?? 0) >= 0))
+      throw new RangeError(`not a length: ${write.slack}`);
     if (write.type === "index") checkScore(write.score);
     if (write.type === "prune") checkScore(write.belowScore);
   }

@@ -8,6 +8,7 @@
  */
 import type { UpstashRequest } from "@upstash/redis/cloudflare";
 import type { StorageFailure } from "../errors.ts";
+import { LATE, pause } from "../patience.ts";
 
 export type UpstashExchangeOptions = {
   /** `https://…`, without a path. */
@@ -48,27 +49,34 @@ export function createUpstashExchange({ url, token, timeoutMs }: UpstashExchange
     body: string,
     attempts: number,
   ): Promise<{ response: Response; text: string }> {
-    const signal = AbortSignal.timeout(timeoutMs);
-    for (let attempt = 1; ; attempt++) {
-      try {
-        const response = await fetch([baseUrl, ...path].join("/"), {
-          method: "POST",
-          headers: {
-            authorization: `Bearer ${token}`,
-            "content-type": "application/json",
-            ...(syncToken === "" ? {} : { "upstash-sync-token": syncToken }),
-          },
-          body,
-          // Following a redirect would turn the POST into a GET.
-          redirect: "manual",
-          signal,
-        });
-        return { response, text: await response.text() };
-      } catch (cause) {
-        if (signal.aborted) throw new UpstashExchangeError("timeout", { cause });
-        if (attempt >= attempts) throw new UpstashExchangeError("network", { cause });
-        await new Promise((resolve) => setTimeout(resolve, RETRY_AFTER_MS));
+    const deadline = new AbortController();
+    // Taken back when the answer is there: `AbortSignal.timeout` would go off behind every request.
+    const timer = setTimeout(() => deadline.abort(LATE), timeoutMs);
+    const { signal } = deadline;
+    try {
+      for (let attempt = 1; ; attempt++) {
+        try {
+          const response = await fetch([baseUrl, ...path].join("/"), {
+            method: "POST",
+            headers: {
+              authorization: `Bearer ${token}`,
+              "content-type": "application/json",
+              ...(syncToken === "" ? {} : { "upstash-sync-token": syncToken }),
+            },
+            body,
+            // Following a redirect would turn the POST into a GET.
+            redirect: "manual",
+            signal,
+          });
+          return { response, text: await response.text() };
+        } catch (cause) {
+          if (signal.aborted) throw new UpstashExchangeError("timeout", { cause });
+          if (attempt >= attempts) throw new UpstashExchangeError("network", { cause });
+          await pause(RETRY_AFTER_MS);
+        }
       }
+    } finally {
+      clearTimeout(timer);
     }
   }
 

@@ -16,8 +16,11 @@ import { StorageError } from "../errors.ts";
 import { compareIndexEntries, decodeIndexCursor, indexPage } from "./index-order.ts";
 import {
   checkWrites,
+  decodeLogEntryId,
   type IndexEntry,
+  type LogEntry,
   type Storage,
+  surplusOf,
   type TtlSeconds,
   ttlMillis,
   type Write,
@@ -45,6 +48,9 @@ elseif ARGV[2] == "" then redis.call("SET", KEYS[1], ARGV[3])
 else redis.call("SET", KEYS[1], ARGV[3], "PX", ARGV[2]) end
 return 1`;
 
+/** The one field of an entry of a log. */
+const LOG_FIELD = "value";
+
 /** What a client and a batch of its commands have in common: the client answers, the batch gathers. */
 type Commands = {
   [name in
@@ -60,7 +66,8 @@ type Commands = {
     | "lrem"
     | "zadd"
     | "zrem"
-    | "zremrangebyscore"]: (...args: Parameters<Pipeline[name]>) => unknown;
+    | "zremrangebyscore"
+    | "xadd"]: (...args: Parameters<Pipeline[name]>) => unknown;
 };
 
 /** Commands of one write, and the reading of their results, in the same order. */
@@ -100,7 +107,7 @@ export function createUpstashStorage({ url, token, timeoutMs = 1500 }: UpstashSt
   /** Caps lists that have grown too long. Returns whether it did; the next append sees to it otherwise. */
   async function trim(lists: Map<string, number>): Promise<boolean> {
     const batch = redis().pipeline();
-    for (const [key, maxLength] of lists) batch.ltrim(key, -maxLength, -1);
+    for (const [key, length] of lists) batch.ltrim(key, -length, -1);
     return batch.exec().then(
       () => true,
       () => false,
@@ -108,9 +115,8 @@ export function createUpstashStorage({ url, token, timeoutMs = 1500 }: UpstashSt
   }
 
   /**
-   * Turns the lengths that appends answered with into the numbers of dropped entries, and drops them. A list
-   * is full once in its life, so an LTRIM in every append would cost a command that nearly always does
-   * nothing; it travels by itself where it is needed.
+   * Turns the lengths that appends answered with into the numbers of dropped entries, and drops them. An LTRIM in
+   * every append would cost a command that nearly always does nothing; it travels by itself where it is needed.
    */
   async function cap(writes: readonly Write[], results: unknown[]): Promise<unknown[]> {
     const lists = new Map<string, number>();
@@ -118,8 +124,9 @@ export function createUpstashStorage({ url, token, timeoutMs = 1500 }: UpstashSt
     const capped = writes.map((write, i) => {
       if (write.type !== "append") return results[i];
       const before = dropped.get(write.key) ?? 0;
-      const surplus = Math.max(0, numberOf(results[i]) - write.maxLength - before);
-      if (surplus > 0) lists.set(write.key, write.maxLength);
+      const length = numberOf(results[i]) - before;
+      const surplus = surplusOf(write, length);
+      if (before + surplus > 0) lists.set(write.key, length - surplus);
       dropped.set(write.key, before + surplus);
       return surplus;
     });
@@ -175,6 +182,21 @@ export function createUpstashStorage({ url, token, timeoutMs = 1500 }: UpstashSt
           if (rest.length > limit || entries.length < count) return indexPage(rest, limit);
         }
       });
+    },
+
+    async readLog(key, { limit, before, since }) {
+      if (before !== undefined) {
+        const { at, number } = decodeLogEntryId(before);
+        // Redis refuses to look before the first id that there is, and takes no time before its own.
+        if (at === 0 && number === 0) return [];
+      }
+      const [end, start] = [
+        before === undefined ? "+" : `(${before}`,
+        since === undefined ? "-" : `${Math.max(0, Math.ceil(since))}`,
+      ];
+      return ask("readLog", async (redis) =>
+        listOf(logEntry, await redis.xrevrange<Record<string, unknown>>(key, end, start, limit)),
+      );
     },
 
     ping: () =>
@@ -259,6 +281,11 @@ function stepOf(write: Write): Step {
       return one((redis) => redis.zrem(key, write.member), oneOrZero);
     case "prune":
       return one((redis) => redis.zremrangebyscore(key, "-inf", `(${write.belowScore}`), numberOf);
+    case "log": {
+      // Approximately: Redis then drops whole nodes of a stream, which costs next to nothing.
+      const trim = { type: "MAXLEN", comparison: "~", threshold: write.maxLength } as const;
+      return one((redis) => redis.xadd(key, "*", { [LOG_FIELD]: write.value }, { trim }), entryAdded);
+    }
   }
 }
 
@@ -313,6 +340,19 @@ function okOrNull(result: unknown): boolean {
 function done(result: unknown): null {
   numberOf(result);
   return null;
+}
+
+/** Of an entry that was added: its id, which is of no interest. */
+function entryAdded(result: unknown): null {
+  text(result);
+  return null;
+}
+
+/** An entry of a stream: its id, and its fields and their values by turns. */
+function logEntry(result: unknown): LogEntry {
+  const [id, fields] = listOf((item) => item, result);
+  const [, value] = listOf(text, fields);
+  return { id: text(id), value: text(value) };
 }
 
 function listOf<T>(read: (item: unknown) => T, result: unknown): T[] {

@@ -113,6 +113,21 @@ describe("a push", () => {
     expect(conversation.told).toEqual([`${kind}: text of a`]);
   });
 
+  test("what is to be said again is said again, once for each time", async () => {
+    const { edge, page, conversation, line } = await liveVisit();
+    const again = (n: number) =>
+      pushOf(["a"], { results: [{ requestId: "a", success: true, output: "done", again: n }] });
+    for (const push of [pushOf(["a"]), again(1), again(1), again(2)]) {
+      line.send(push);
+      expect(await line.next()).toEqual({ type: "ack", requestIds: ["a"] });
+    }
+    expect(conversation.told).toHaveLength(3);
+    line.cut();
+    await expect.poll(() => page.waits()).toEqual([500]);
+    page.advance(500);
+    expect((await edge.welcomed()).hello.heard).toEqual(["a", "a#1", "a#2"]);
+  });
+
   test("that comes again is acknowledged and neither told nor said again", async () => {
     const { line, conversation, pushes } = await liveVisit();
     line.send(pushOf(["a"]));

@@ -139,6 +139,7 @@ describe("durable-object storage", () => {
       ttl: () => storage.ttl("k"),
       range: () => storage.range("k", 0, 1),
       listIndex: () => storage.listIndex("k", { limit: 1 }),
+      readLog: () => storage.readLog("k", { limit: 1 }),
       ping: () => storage.ping(),
       commit: () => storage.commit([{ type: "delete", key: "k" }]),
     };

@@ -6,7 +6,14 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { InvalidCursorError, StorageError } from "../../lib/errors.ts";
 import { isConversationId, keys } from "../../lib/keys.ts";
-import type { IndexEntry, Storage, TextStorage, TtlSeconds, Write } from "../../lib/storage/storage.ts";
+import type {
+  IndexEntry,
+  LogQuery,
+  Storage,
+  TextStorage,
+  TtlSeconds,
+  Write,
+} from "../../lib/storage/storage.ts";
 
 export type Contestant<S extends TextStorage = Storage> = {
   storage: S;
@@ -391,6 +398,13 @@ function storageCases(contestant: () => Contestant, { rollsBack }: Traits): void
     return entries;
   }
 
+  const log = (key: string, value: string, maxLength = 10_000): Write => ({
+    type: "log",
+    key,
+    value,
+    maxLength,
+  });
+
   const rejected = (promise: Promise<unknown>) =>
     expect(promise).rejects.toSatisfy(
       (error) =>
@@ -403,6 +417,7 @@ function storageCases(contestant: () => Contestant, { rollsBack }: Traits): void
     expect(await storage.ttl(key)).toBeNull();
     expect(await storage.range(key, 0, -1)).toEqual([]);
     expect(await storage.listIndex(key, { limit: 10 })).toEqual({ entries: [] });
+    expect(await storage.readLog(key, { limit: 10 })).toEqual([]);
   });
 
   it("many texts are read in the order of the keys, whatever place each has", async () => {
@@ -522,6 +537,11 @@ function storageCases(contestant: () => Contestant, { rollsBack }: Traits): void
     it.each<[string, Write]>([
       ["a time to live of nothing", { type: "get", key: "conv:x", ttlSeconds: 0 }],
       ["a list of no length", { type: "append", key: "conv:x", value: "v", maxLength: 0, ttlSeconds: 600 }],
+      [
+        "a list with less than no slack",
+        { type: "append", key: "conv:x", value: "v", maxLength: 1, slack: -1, ttlSeconds: 600 },
+      ],
+      ["a log of no length", { type: "log", key: "conv:x", value: "v", maxLength: 0 }],
       ["half an entry", { type: "append", key: "conv:x", value: "v", maxLength: 1.5, ttlSeconds: 600 }],
       ["a score that is no number", { type: "index", key: "conv:x", member: "m", score: Number.NaN }],
       ["no bound", { type: "prune", key: "conv:x", belowScore: Number.POSITIVE_INFINITY }],
@@ -593,11 +613,13 @@ function storageCases(contestant: () => Contestant, { rollsBack }: Traits): void
 
   describe("keys of another kind", () => {
     it("are refused, not read as absent", async () => {
-      const [text, list, scores] = [freshKey(), freshKey(), freshKey()];
+      const [text, list, scores, journal] = [freshKey(), freshKey(), freshKey(), freshKey()];
       await set(text, "v");
       await append(list, "v");
       await index(scores, [{ member: "m", score: 1 }]);
+      await storage.commit([log(journal, "v")]);
       await rejected(storage.get(list));
+      await rejected(storage.get(journal));
       await rejected(storage.get(scores));
       await rejected(storage.getAndTouch(list, 600));
       await rejected(storage.commit([{ type: "get", key: list }]));
@@ -608,7 +630,9 @@ function storageCases(contestant: () => Contestant, { rollsBack }: Traits): void
       await rejected(storage.commit([{ type: "index", key: list, member: "m", score: 1 }]));
       await rejected(storage.commit([{ type: "unindex", key: text, member: "m" }]));
       await rejected(storage.commit([{ type: "prune", key: text, belowScore: 1 }]));
-      expect(await storage.getMany([text, list, scores])).toEqual(["v", null, null]);
+      await rejected(storage.commit([log(list, "v")]));
+      await rejected(storage.readLog(text, { limit: 1 }));
+      expect(await storage.getMany([text, list, scores, journal])).toEqual(["v", null, null, null]);
       expect(await storage.range(list, 0, -1)).toEqual(["v"]);
     });
 
@@ -631,6 +655,18 @@ function storageCases(contestant: () => Contestant, { rollsBack }: Traits): void
       expect(await storage.range(key, 0, -1)).toEqual(["c", "d"]);
       expect(await append(key, "e", { maxLength: 1 })).toEqual([2]);
       expect(await storage.range(key, 0, -1)).toEqual(["e"]);
+    });
+
+    it("let some more stand where they may, and drop those together", async () => {
+      const key = keys.messages(freshId());
+      const writes = ["a", "b", "c", "d", "e"].map(
+        (value) => ({ type: "append", key, value, maxLength: 2, slack: 2, ttlSeconds: 600 }) as const,
+      );
+      expect(await storage.commit(writes.slice(0, 3))).toEqual([0, 0, 0]);
+      expect(await storage.commit(writes.slice(3))).toEqual([0, 3]);
+      expect(await storage.range(key, 0, -1)).toEqual(["d", "e"]);
+      expect(await storage.commit([...writes, ...writes.slice(0, 2)])).toEqual([0, 0, 3, 0, 0, 3, 0]);
+      expect(await storage.range(key, 0, -1)).toEqual(["e", "a", "b"]);
     });
 
     it("are capped within one commit as one append after the other would", async () => {
@@ -807,6 +843,80 @@ function storageCases(contestant: () => Contestant, { rollsBack }: Traits): void
       expect(await allPages(key, 10)).toEqual([{ member: "c", score: 2 }]);
       expect(await storage.commit([{ type: "unindex", key, member: "c" }])).toEqual([true]);
       expect(await storage.ttl(key)).toBeNull();
+    });
+  });
+
+  describe("logs", () => {
+    const values = async (key: string, query: Partial<LogQuery> = {}) =>
+      (await storage.readLog(key, { limit: 100, ...query })).map(({ value }) => value);
+
+    it.each(AWKWARD_TEXTS)("give back what was written: %s", async (_, value) => {
+      const key = freshIndex();
+      expect(await storage.commit([log(key, value)])).toEqual([null]);
+      expect(await values(key)).toEqual([value]);
+      expect(await storage.ttl(key)).toBe(Number.POSITIVE_INFINITY);
+    });
+
+    it("are read newest first, by pages that go on below the last entry whatever comes meanwhile", async () => {
+      const key = freshIndex();
+      await storage.commit(["a", "b", "c", "d", "e"].map((value) => log(key, value)));
+      const [newest, second] = await storage.readLog(key, { limit: 2 });
+      expect([newest?.value, second?.value]).toEqual(["e", "d"]);
+      await storage.commit([log(key, "f")]);
+      expect(await values(key, { limit: 2, before: second?.id ?? "" })).toEqual(["c", "b"]);
+      expect(await values(key)).toEqual(["f", "e", "d", "c", "b", "a"]);
+    });
+
+    it("say when each entry was written, and are read from a time on", async () => {
+      const key = freshIndex();
+      await storage.commit([log(key, "old")]);
+      await pass(contestant(), 20);
+      await storage.commit([log(key, "new")]);
+      const [newest, oldest] = await storage.readLog(key, { limit: 10 });
+      const at = Number(newest?.id.split("-")[0]);
+      expect(at - Number(oldest?.id.split("-")[0])).toBeGreaterThanOrEqual(15);
+      expect(await values(key, { since: at })).toEqual(["new"]);
+      expect(await values(key, { since: at - 0.5 })).toEqual(["new"]);
+      expect(await values(key, { since: at + 1 })).toEqual([]);
+    });
+
+    it("keep as many entries as asked for, and let the oldest go sooner or later", async () => {
+      const key = freshIndex();
+      // Redis drops whole nodes of a stream, of a hundred entries each.
+      for (let i = 0; i < 30; i++) {
+        await storage.commit(Array.from({ length: 20 }, (_, j) => log(key, `${20 * i + j}`, 150)));
+      }
+      const kept = await values(key, { limit: 1000 });
+      expect(kept.length).toBeGreaterThanOrEqual(150);
+      expect(kept.length).toBeLessThan(300);
+      expect(kept).toEqual(kept.map((_, i) => `${599 - i}`));
+    });
+
+    it.each(["", "x", "12", "1-", "-1", "1-2-3", "(1-2", "+", "1e3-0"])(
+      "refuse %j, which is no entry of theirs",
+      async (before) => {
+        await expect((async () => storage.readLog(freshIndex(), { limit: 1, before }))()).rejects.toThrow(
+          InvalidCursorError,
+        );
+      },
+    );
+
+    it("have nothing before the first entry that there could be, and all since before there were any", async () => {
+      const key = freshIndex();
+      await storage.commit([log(key, "v")]);
+      expect(await values(key, { before: "0-0" })).toEqual([]);
+      expect(await values(key, { before: "0-1" })).toEqual([]);
+      expect(await values(key, { before: "999999999999999-999999" })).toEqual(["v"]);
+      for (const year of ["1969", "0001"]) {
+        expect(await values(key, { since: Date.parse(`${year}-01-01T00:00:00Z`) })).toEqual(["v"]);
+      }
+      expect(await values(key, { since: Date.parse("9999-12-31T23:59:59Z") })).toEqual([]);
+    });
+
+    it("are deleted like any key", async () => {
+      const key = freshIndex();
+      expect(await storage.commit([log(key, "v"), { type: "delete", key }])).toEqual([null, true]);
+      expect(await values(key)).toEqual([]);
     });
   });
 }

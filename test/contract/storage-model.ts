@@ -66,7 +66,7 @@ const A_CONVERSATION = {
   "A/messages": (run: string) => keys.messages(`${run}-A`),
   "B/session": (run: string) => keys.session(`${run}-B`),
 } as const;
-const ALONE = ["x", "y", "list", "index"] as const;
+const ALONE = ["x", "y", "list", "index", "log"] as const;
 type Name = keyof typeof A_CONVERSATION | (typeof ALONE)[number];
 const NAMES = [...(Object.keys(A_CONVERSATION) as (keyof typeof A_CONVERSATION)[]), ...ALONE] as const;
 
@@ -74,6 +74,7 @@ const NAMES = [...(Object.keys(A_CONVERSATION) as (keyof typeof A_CONVERSATION)[
 const TEXTS: readonly Name[] = ["A/session", "A/conversation", "B/session", "x", "y"];
 const LISTS: readonly Name[] = ["A/messages", "list"];
 const INDEXES: readonly Name[] = ["index"];
+const LOGS: readonly Name[] = ["log"];
 
 const keyOf = (run: string, name: string) =>
   A_CONVERSATION[name as keyof typeof A_CONVERSATION]?.(run) ?? `model:${run}:${name}`;
@@ -82,7 +83,13 @@ const keyOf = (run: string, name: string) =>
 
 class WrongKind extends Error {}
 
-type Content = string | string[] | Map<string, number>;
+type Content = string | string[] | Map<string, number> | Log;
+/** Oldest first. Which time stands in the ids of the entries is not asked. */
+type Log = { log: readonly string[] };
+
+function isLog(content: Content): content is Log {
+  return typeof content === "object" && "log" in content;
+}
 
 /** The storage as it would be if it were a map in one place. Methods are those of `Storage`, at once and whole. */
 class PlainMap {
@@ -157,9 +164,15 @@ class PlainMap {
     }
   }
 
-  kindOf(key: string): "text" | "list" | "index" | null {
+  /** Newest first. */
+  readLog(key: string, limit: number): string[] {
+    return [...(this.#log(key) ?? [])].reverse().slice(0, limit);
+  }
+
+  kindOf(key: string): "text" | "list" | "index" | "log" | null {
     const content = this.#find(key)?.content;
     if (content === undefined) return null;
+    if (isLog(content)) return "log";
     return typeof content === "string" ? "text" : Array.isArray(content) ? "list" : "index";
   }
 
@@ -187,7 +200,8 @@ class PlainMap {
         return this.#find(key) !== undefined && this.#entries.delete(key);
       case "append": {
         const items = [...(this.#list(key) ?? []), write.value];
-        const kept = items.slice(-write.maxLength);
+        const kept =
+          items.length > write.maxLength + (write.slack ?? 0) ? items.slice(-write.maxLength) : items;
         this.#put(key, kept, write.ttlSeconds);
         return items.length - kept.length;
       }
@@ -211,6 +225,12 @@ class PlainMap {
         const kept = scores.filter(([, score]) => score >= write.belowScore);
         this.#replace(key, new Map(kept));
         return scores.length - kept.length;
+      }
+      case "log": {
+        const expiresAt = this.#find(key)?.expiresAt ?? Number.POSITIVE_INFINITY;
+        const content = { log: [...(this.#log(key) ?? []), write.value] };
+        this.#entries.set(key, { content, expiresAt });
+        return null;
       }
     }
   }
@@ -243,6 +263,12 @@ class PlainMap {
     const content = this.#find(key)?.content;
     if (content !== undefined && !Array.isArray(content)) throw new WrongKind();
     return content;
+  }
+
+  #log(key: string): readonly string[] | undefined {
+    const content = this.#find(key)?.content;
+    if (content !== undefined && !isLog(content)) throw new WrongKind();
+    return content?.log;
   }
 
   #index(key: string): Map<string, number> | undefined {
@@ -361,6 +387,14 @@ const listIndexCommand = (key: string, limit: number, minScore: number | undefin
     },
   });
 
+const readLogCommand = (key: string, limit: number) =>
+  command({
+    label: labelled("readLog", key, limit),
+    ofModel: (model) => model.readLog(key, limit),
+    ofStorage: async (storage, keyOf) =>
+      (await storage.readLog(keyOf(key), { limit })).map(({ value }) => value),
+  });
+
 /** Changes that look at what stands: each of them, on its own, where the case applies. */
 const CHANGES = {
   "adds an a": (standing) => `${standing}a`,
@@ -388,7 +422,7 @@ const commitCommand = (writes: readonly Write[], rollsBack: boolean) =>
 
 /**
  * Whether a list is added to and touched otherwise in one commit. Redis drops what is too much of a list after
- * the transaction, so other writes of the same transaction still see it; no commit of the product does so.
+ * the transaction, so other writes of the same transaction still see it; appends alone are tried by the contract.
  */
 function capsWithin(writes: readonly Write[]): boolean {
   const appended = writes.filter(({ type }) => type === "append").map(({ key }) => key);
@@ -433,6 +467,7 @@ function audit(model: PlainMap, contestant: ModelContestant): Command[] {
       ttlCommand(name, contestant),
       ...(model.kindOf(name) === "list" ? [rangeCommand(name, 0, -1)] : []),
       ...(model.kindOf(name) === "index" ? [listIndexCommand(name, 2, undefined)] : []),
+      ...(model.kindOf(name) === "log" ? [readLogCommand(name, 100)] : []),
     ]),
   ];
 }
@@ -445,7 +480,8 @@ function commandsFor(contestant: ModelContestant, rollsBack: boolean): fc.Arbitr
       { weight: 9, arbitrary: fc.constantFrom(...names) },
       { weight: 1, arbitrary: fc.constantFrom(...NAMES) },
     );
-  const [anyKey, textKey, listKey, indexKey] = [NAMES, TEXTS, LISTS, INDEXES].map(mostly) as [
+  const [anyKey, textKey, listKey, indexKey, logKey] = [NAMES, TEXTS, LISTS, INDEXES, LOGS].map(mostly) as [
+    fc.Arbitrary<Name>,
     fc.Arbitrary<Name>,
     fc.Arbitrary<Name>,
     fc.Arbitrary<Name>,
@@ -474,7 +510,7 @@ function commandsFor(contestant: ModelContestant, rollsBack: boolean): fc.Arbitr
     write({ type: type("get"), key, ttlSeconds }),
   ];
   const ofList = (key: fc.Arbitrary<Name>) => [
-    write({ type: type("append"), key, value, maxLength, ttlSeconds }),
+    write({ type: type("append"), key, value, maxLength, slack: fc.constantFrom(0, 0, 2), ttlSeconds }),
     write({ type: type("remove"), key, value }),
   ];
   const ofIndex = (key: fc.Arbitrary<Name>) => [
@@ -482,7 +518,17 @@ function commandsFor(contestant: ModelContestant, rollsBack: boolean): fc.Arbitr
     write({ type: type("unindex"), key, member }),
     write({ type: type("prune"), key, belowScore: score }),
   ];
-  const writes = [...ofAny(anyKey), ...ofText(textKey), ...ofList(listKey), ...ofIndex(indexKey)];
+  // The model drops nothing.
+  const ofLog = (key: fc.Arbitrary<Name>) => [
+    write({ type: type("log"), key, value, maxLength: fc.constant(1_000) }),
+  ];
+  const writes = [
+    ...ofAny(anyKey),
+    ...ofText(textKey),
+    ...ofList(listKey),
+    ...ofIndex(indexKey),
+    ...ofLog(logKey),
+  ];
   const commit = (arbitrary: fc.Arbitrary<readonly Write[]>) =>
     arbitrary.map((writes) => commitCommand(writes, rollsBack));
   const several = (oneOf: fc.Arbitrary<Write>[]) => commit(fc.array(fc.oneof(...oneOf), { maxLength: 6 }));
@@ -501,6 +547,7 @@ function commandsFor(contestant: ModelContestant, rollsBack: boolean): fc.Arbitr
     crowded(TEXTS, ofText),
     crowded(LISTS, ofList),
     crowded(INDEXES, ofIndex),
+    crowded(LOGS, ofLog),
     clashing,
   ];
 
@@ -515,6 +562,7 @@ function commandsFor(contestant: ModelContestant, rollsBack: boolean): fc.Arbitr
     fc
       .tuple(indexKey, fc.integer({ min: 1, max: 3 }), fc.option(score, { nil: undefined }))
       .map((args) => listIndexCommand(...args)),
+    fc.tuple(logKey, fc.integer({ min: 1, max: 3 })).map((args) => readLogCommand(...args)),
   ];
   const change = fc.constantFrom(...(Object.keys(CHANGES) as (keyof typeof CHANGES)[]));
   const updates = fc.tuple(textKey, change, ttlSeconds).map((args) => updateCommand(...args));

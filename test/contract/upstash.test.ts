@@ -56,7 +56,7 @@ describe.skipIf(redis === null)("with a real Redis", () => {
 
     it("sends every operation as one request of as few commands as it needs", async () => {
       const id = freshId();
-      const [text, list, scores] = [keys.session(id), keys.messages(id), `index:${id}`];
+      const [text, list, scores, log] = [keys.session(id), keys.messages(id), `index:${id}`, `log:${id}`];
       const costOf = async (operation: () => Promise<unknown>) => {
         gateway.clear();
         await operation();
@@ -75,6 +75,9 @@ describe.skipIf(redis === null)("with a real Redis", () => {
         "/multi-exec rpush,expire",
         "/pipeline ltrim",
       ]);
+      const withSlack = { ...appendWrite(list, "d", 2), slack: 1 };
+      expect(await commit(withSlack)).toEqual(["/multi-exec rpush,expire"]);
+      expect(await commit(withSlack)).toEqual(["/multi-exec rpush,expire", "/pipeline ltrim"]);
       expect(await commit({ type: "remove", key: list, value: "a" })).toEqual(["/ lrem"]);
       expect(await commit({ type: "touch", key: text, ttlSeconds: 0.5 })).toEqual(["/ pexpire"]);
       expect(await commit({ type: "touch", key: text, ttlSeconds: null })).toEqual([
@@ -89,6 +92,8 @@ describe.skipIf(redis === null)("with a real Redis", () => {
       ).toEqual(["/multi-exec zadd,zadd,zadd"]);
       expect(await commit({ type: "unindex", key: scores, member: "c" })).toEqual(["/ zrem"]);
       expect(await commit({ type: "prune", key: scores, belowScore: 0 })).toEqual(["/ zremrangebyscore"]);
+      expect(await commit({ type: "log", key: log, value: "v", maxLength: 10 })).toEqual(["/ XADD"]);
+      expect(await costOf(() => storage.readLog(log, { limit: 10 }))).toEqual(["/ XREVRANGE"]);
       expect(await costOf(() => storage.get(text))).toEqual(["/ get"]);
       expect(await costOf(() => storage.getMany([text, list]))).toEqual(["/ mget"]);
       expect(await costOf(() => storage.getAndTouch(text, 600))).toEqual(["/ getex"]);
@@ -227,6 +232,8 @@ describe("upstash storage and a server that fails", () => {
     append: (storage) =>
       storage.commit([{ type: "append", key: "k", value: SECRET, maxLength: 10, ttlSeconds: 600 }]),
     index: (storage) => storage.commit([{ type: "index", key: "k", member: SECRET, score: 1 }]),
+    readLog: (storage) => storage.readLog(SECRET, { limit: 10 }),
+    log: (storage) => storage.commit([{ type: "log", key: "k", value: SECRET, maxLength: 10 }]),
     prune: (storage) => storage.commit([{ type: "prune", key: "k", belowScore: 1 }]),
     "a commit of two": (storage) =>
       storage.commit([

@@ -11,8 +11,8 @@ import { DOOR_SECRETS } from "../../lib/auth/secret-rules.ts";
 import { type Environment, parseConfig, VARIABLE_NAMES } from "../../lib/config.ts";
 import { startCloudflare, type Upload } from "../support/cloudflare.ts";
 
-/** Deploys as the README says, and returns what was uploaded beside the code. */
-async function deploy(...options: string[]): Promise<Upload> {
+/** Deploys as the README says, and returns what was uploaded beside the code, and the paths of the files. */
+async function deploy(...options: string[]): Promise<Upload & { files: string[] }> {
   const cloudflare = await startCloudflare({ isNew: false });
   const home = await mkdtemp(join(tmpdir(), "deploy-test-"));
   try {
@@ -28,7 +28,7 @@ async function deploy(...options: string[]): Promise<Upload> {
   }
   const [upload, ...others] = cloudflare.uploads;
   if (upload === undefined || others.length > 0) throw new Error(`${cloudflare.uploads.length} uploads`);
-  return upload;
+  return { ...upload, files: cloudflare.assets };
 }
 
 test("a second deployment leaves what the first one was given as it is", async () => {
@@ -43,6 +43,20 @@ test("a second deployment leaves what the first one was given as it is", async (
 test("a deployment records no trace, and no query string of a request", async () => {
   const { observability } = await deploy();
   expect(observability).toEqual({ enabled: true, redact_query_string: true, traces: { enabled: false } });
+}, 60_000);
+
+test("a deployment has the console and the description of the API, and serves none of it past the Worker", async () => {
+  const { bindings, assets, files } = await deploy();
+  expect(bindings).toContainEqual({ name: "ASSETS", type: "assets" });
+  expect(assets?.config).toMatchObject({ run_worker_first: true, html_handling: "none" });
+  expect(files.sort()).toEqual([
+    "/console/console.css",
+    "/console/console.js",
+    "/console/icon.svg",
+    "/console/index.html",
+    "/docs.html",
+    "/openapi.json",
+  ]);
 }, 60_000);
 
 test("the deploy button asks for what the Worker reads, and says what each is", () => {

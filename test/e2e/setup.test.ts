@@ -285,6 +285,12 @@ describe("a setup that fails", () => {
       /EVENTS_URL must be/,
     ],
     ["a secret is an option", ["--var", "API_TOKEN=s3cr3t"], {}, /^SetupFailure: API_TOKEN is a secret/],
+    [
+      "a provider's key is an option",
+      ["--var", "OPENAI_API_KEY=s3cr3t"],
+      {},
+      /wrangler secret put OPENAI_API_KEY/,
+    ],
     ["a variable is unknown", ["--var", "NO_SUCH=s3cr3t"], {}, /--var takes NAME=VALUE/],
     ["a secret to rotate is unknown", ["--rotate", "NO_SUCH"], {}, /--rotate takes/],
     ["an option is unknown", ["--force"], {}, /Unknown option '--force'/],

@@ -17,6 +17,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { freePort } from "../../dev/free-port.ts";
 import { startRedis } from "../support/redis.ts";
 
 const START_LIMIT_MS = 60_000;
@@ -40,7 +41,8 @@ const running: Started[] = [];
 
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), "start-test-"));
-  port = await freePort();
+  // The pages are served behind it.
+  port = await freePort(2);
 });
 afterEach(async () => {
   for (const { child, ended } of running.splice(0)) {
@@ -87,15 +89,6 @@ function start(environment: Record<string, string> = {}): Started {
   };
   running.push(started);
   return started;
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, "127.0.0.1");
-  await once(probe, "listening");
-  const { port } = probe.address() as { port: number };
-  probe.close();
-  await once(probe, "close");
-  return port;
 }
 
 /** A printed address of an example page, and a request to the backend behind it. */
@@ -378,6 +371,14 @@ describe("npm start", () => {
     const headers = { authorization: `Bearer ${secrets.API_TOKEN}` };
     const health = await fetch(`http://127.0.0.1:${port}/config/health`, { headers });
     expect(await health.json()).toEqual({ status: "ok", problems: [] });
+    // The console is open, and what it asks for is not.
+    const [, page = "", token = ""] =
+      /^The console .*: (http:\S+)\n.* API token, which is (\S+)$/m.exec(first.printed()) ?? [];
+    expect(token).toBe(secrets.API_TOKEN);
+    expect(await (await fetch(page)).text()).toContain("/console/console.js");
+    expect((await fetch(new URL("/console/console.js", page))).headers.get("content-type")).toContain(
+      "javascript",
+    );
     first.child.kill("SIGTERM");
     expect(await first.ended).toBe(0);
 

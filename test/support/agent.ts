@@ -27,6 +27,8 @@ export type TestAgent = {
   frames: string[];
   /** TCP connections taken. */
   connections: () => number;
+  /** Those of them that are still there. */
+  open: () => number;
   /** Resolves when `count` frames have come; rejects after five seconds. */
   received(count: number): Promise<string[]>;
   close(): Promise<void>;
@@ -73,6 +75,7 @@ export async function startAgent(behaviour: AgentBehaviour = "reads", redirectTo
     url: `ws://127.0.0.1:${port}/agent?token=agent-secret`,
     frames,
     connections: () => connections,
+    open: () => sockets.size,
     received(count) {
       const { promise, resolve, reject } = Promise.withResolvers<string[]>();
       const timer = setTimeout(() => reject(new Error(`${frames.length} of ${count} frames came`)), 5_000);

@@ -6,11 +6,13 @@ export type Upload = {
   bindings: { name: string; type: string }[];
   keep_bindings: string[];
   observability: unknown;
+  assets?: { config: Record<string, unknown> };
 };
 
 /** `isNew`: no Worker is there yet. */
 export async function startCloudflare({ isNew = true } = {}) {
   const uploads: Upload[] = [];
+  const assets: string[] = [];
   const order: ("draft" | "secrets" | "deployment")[] = [];
   let secrets: Record<string, string> = {};
   let exists = !isNew;
@@ -29,6 +31,12 @@ export async function startCloudflare({ isNew = true } = {}) {
       if (!isDraft) migrationTag = "v2";
       return { id: "x", deployment_id: "d", startup_time_ms: 1, resources: { script: { etag: "e" } } };
     }
+    if (url.endsWith("/assets-upload-session")) {
+      const { manifest } = JSON.parse(body) as { manifest: Record<string, { hash: string }> };
+      assets.push(...Object.keys(manifest));
+      return { jwt: "t", buckets: [Object.values(manifest).map(({ hash }) => hash)] };
+    }
+    if (url.endsWith("/assets/upload")) return { jwt: "t" };
     if (url.includes("/services/")) {
       const script = { tag: "t", tags: [], migration_tag: migrationTag };
       return exists ? { id: "x", default_environment: { environment: "production", script } } : null;
@@ -64,6 +72,8 @@ export async function startCloudflare({ isNew = true } = {}) {
 
   return {
     uploads,
+    /** The paths of the files that are served. */
+    assets,
     order,
     secrets: () => secrets,
     /** What brings wrangler here. */

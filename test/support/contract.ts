@@ -1,8 +1,10 @@
 /** Holds what the Worker answers against the document that it serves: every answer that any test gets. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { Ajv2020, type ValidateFunction } from "ajv/dist/2020.js";
+import { ASSETS } from "../../console/assets.ts";
 import type { ProblemCode } from "../../functions/problem-codes.ts";
 import { ELSEWHERE, PROBLEMS } from "../../openapi/problems.ts";
-import { DOCUMENT } from "../../openapi/published.js";
 import type { Response as Described, Document, Header, Operation } from "../../openapi/shape.ts";
 import { UNSPOKEN_HEADERS } from "../../openapi/shape.ts";
 
@@ -18,7 +20,7 @@ export type Exchange = {
   text: string | null;
 };
 
-const document = JSON.parse(DOCUMENT) as Document;
+const document = JSON.parse(readFileSync(join(ASSETS, "openapi.json"), "utf8")) as Document;
 
 /** Those of the connection, not of the answer. */
 const TRANSPORT_HEADERS = [
@@ -121,7 +123,7 @@ function faultsOf({ method, sent, status, headers, text }: Exchange, found: Foun
     }
     if (mediaType !== null) {
       const schema = [...at, "content", mediaType, "schema"];
-      faults.push(...(mediaType === "text/html" ? [] : bodyFaults(schema, text)));
+      faults.push(...(mediaType.endsWith("json") ? bodyFaults(schema, text) : []));
       if (mediaType === "application/problem+json") faults.push(...missingHeaders(codeOf(text), headers));
     }
   }

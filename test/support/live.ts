@@ -34,7 +34,7 @@ import {
   sessionRecord,
 } from "../../lib/session-store.ts";
 import { createSqliteKeys, createSqliteStorage } from "../../lib/storage/sqlite.ts";
-import type { Storage } from "../../lib/storage/storage.ts";
+import type { Storage, Write } from "../../lib/storage/storage.ts";
 import { noTrace, type Trace } from "../../lib/trace.ts";
 import { memorySql } from "./sql.ts";
 import type { LogLine } from "./worker.ts";
@@ -138,14 +138,16 @@ export function testConversation({
   const redisSql = memorySql();
   const inner = createSqliteStorage(createSqliteKeys(redisSql), now);
   let isDown = false;
+  let isClosed = false;
   /** Between the object and its Redis; may be replaced by a test. */
-  const hooks = { beforeCommit: async () => {} };
+  const hooks = { beforeCommit: async (_writes: readonly Write[]) => {}, beforeUpdate: async () => {} };
   const storage: Storage = new Proxy(inner, {
     get(target, property: keyof Storage) {
       const method = target[property] as unknown;
       if (typeof method !== "function") return method;
       return async (...args: unknown[]) => {
-        if (property === "commit") await hooks.beforeCommit();
+        if (property === "commit") await hooks.beforeCommit(args[0] as readonly Write[]);
+        if (property === "update") await hooks.beforeUpdate();
         if (isDown) throw new StorageError("sqlite", property, "server_error");
         return (method as (...args: unknown[]) => unknown)(...args);
       };
@@ -190,12 +192,15 @@ export function testConversation({
       results,
       log,
       now,
+      // An object that has died does nothing any more.
+      wait: (ms) => wait(ms).then(() => (life.records === records ? undefined : new Promise<void>(() => {}))),
       ttlSeconds: TTL_SECONDS,
       agents: createAgentConversations({ storage, log, ttlSeconds: TTL_SECONDS }),
       connected: () => relay.connection()?.session ?? null,
       nextTryAt: () => null,
       sessionChanged: sessionReceipts(receipts, dialling, now),
       discarded: (requestIds) => delivery.discard(requestIds),
+      published: () => {},
     });
     const relay: Relay = createRelay({
       conversationId,
@@ -217,8 +222,13 @@ export function testConversation({
       look: records.look,
       offer: replies.offer,
       isThere: records.isThere,
+      end: async ({ registrationId }) => void (await records.ended(registrationId)),
       note: resultReceipts(receipts, results),
-      rested: () => duesAtRest.push(tester.nextDue()),
+      rested: () => {
+        if (isClosed) return;
+        records.publish();
+        duesAtRest.push(tester.nextDue());
+      },
       log,
       trace,
       now,
@@ -403,6 +413,7 @@ export function testConversation({
     /** How often a result was in a push. */
     tellings: (requestId: string) => pushed.filter(({ requestIds }) => requestIds.includes(requestId)).length,
     close() {
+      isClosed = true;
       sql.close();
       redisSql.close();
     },

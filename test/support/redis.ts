@@ -5,10 +5,10 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
-import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Redis } from "ioredis";
+import { freePort } from "../../dev/free-port.ts";
 
 export type RedisServer = {
   /** `redis://127.0.0.1:<port>`; the same after a restart. */
@@ -113,13 +113,4 @@ async function end(server: ChildProcess, signal: "SIGTERM" | "SIGKILL" = "SIGTER
   server.kill("SIGCONT");
   server.kill(signal);
   await ended;
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, "127.0.0.1");
-  await once(probe, "listening");
-  const { port } = probe.address() as AddressInfo;
-  probe.close();
-  await once(probe, "close");
-  return port;
 }

@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { convertV4MiniflareOptions, Miniflare } from "miniflare";
 import { inject } from "vitest";
+import { ASSETS } from "../../console/assets.ts";
 import { asDescribed } from "./contract.ts";
 
 export type LogLine = { level: string; event: string; [field: string]: unknown };
@@ -66,6 +67,8 @@ export type TestWorkerOptions = {
   objects?: string;
   /** Keeps what the objects store in this directory, so that it is there when they are started again. */
   directory?: string;
+  /** Whether it has its files, as a deployment has. Default: it has. */
+  hasAssets?: boolean;
   /** Lets the objects of conversations log `object.constructed`. */
   countsObjects?: boolean;
   /** Has the runtime trace; `lines` then holds what it records, each behind `trace `. */
@@ -75,6 +78,14 @@ export type TestWorkerOptions = {
   /** Rate limiters by the name of their binding. Without any, nothing is limited. */
   rateLimits?: Record<string, RateLimitOptions>;
 };
+
+/** As `[assets]` in wrangler.toml has it. */
+const FILES = {
+  directory: ASSETS,
+  binding: "ASSETS",
+  routerConfig: { has_user_worker: true, invoke_user_worker_ahead_of_assets: true },
+  assetConfig: { html_handling: "none", not_found_handling: "none" },
+} as const;
 
 const CLASSES = { LIVE_CONVERSATIONS: "LiveConversation", STORAGE_OBJECTS: "StorageObject" } as const;
 
@@ -86,6 +97,7 @@ export async function startWorker(
     others = [],
     objects,
     directory: persisted,
+    hasAssets = true,
     countsObjects = false,
     traces = false,
     bound,
@@ -104,6 +116,7 @@ export async function startWorker(
       compatibilityDate,
       bindings: own,
       ratelimits: rateLimits,
+      ...(hasAssets ? { assets: FILES } : {}),
       durableObjects: Object.fromEntries(
         Object.entries(CLASSES).map(([binding, className]) => [
           binding,

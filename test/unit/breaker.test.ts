@@ -153,6 +153,7 @@ describe("a storage behind a breaker", () => {
       () => storage.ttl("k"),
       () => storage.range("k", 0, 1),
       () => storage.listIndex("k", { limit: 1 }),
+      () => storage.readLog("k", { limit: 1 }),
       () => storage.ping(),
     ];
     for (const call of calls)

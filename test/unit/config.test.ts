@@ -48,6 +48,38 @@ test("0 keeps conversations for ever", () => {
   expect(configOf({ ...MINIMAL, CONVERSATION_TTL_SECONDS: "0" }).conversationTtlSeconds).toBeNull();
 });
 
+describe("an account with a provider", () => {
+  test("is there with its key, for each of its channels, at its own origin or at another", () => {
+    expect(configOf(MINIMAL).providers).toEqual({});
+    expect(
+      configOf({
+        ...MINIMAL,
+        OPENAI_API_KEY: "k",
+        RETELL_API_KEY: "r",
+        RETELL_API_URL: "http://127.0.0.1:1/",
+      }).providers,
+    ).toEqual({
+      "openai-live": { apiKey: "k", apiUrl: "https://api.openai.com" },
+      "openai-realtime": { apiKey: "k", apiUrl: "https://api.openai.com" },
+      retell: { apiKey: "r", apiUrl: "http://127.0.0.1:1" },
+    });
+  });
+
+  test.each([
+    "http://api.telnyx.com",
+    "https://api.telnyx.com/v2",
+    "https://a:b@api.telnyx.com",
+    "api.telnyx.com",
+  ])("is not at %s", (url) => {
+    expect(problemsOf({ ...MINIMAL, TELNYX_API_KEY: "k", TELNYX_API_URL: url })).toEqual(["TELNYX_API_URL"]);
+  });
+
+  test("has a key that is no secret of our own", () => {
+    const environment = { ...MINIMAL, ...CLOSED_DOORS, TELNYX_API_KEY: API_TOKEN };
+    expect(configProblems(environment)).toContainEqual(expect.objectContaining({ path: "API_TOKEN" }));
+  });
+});
+
 describe("the database", () => {
   test.each<[string, Environment, { url: string; token: string }]>([
     [

@@ -1,5 +1,6 @@
 /** The delivery of results, on the tables and the loop of a conversation's object. */
 import { describe, expect, onTestFinished, test, vi } from "vitest";
+import { StorageError } from "../../lib/errors.ts";
 import type { PushOutcome } from "../../lib/push/channel.ts";
 import type { PushMessage } from "../../lib/push/message.ts";
 import { createTestChannel, START, testConversation } from "../support/live.ts";
@@ -231,6 +232,73 @@ describe("a push that did not get through", () => {
     expect(await c.callback("r2")).toMatchObject({ kind: "delivered" });
     expect(await c.callback("r3")).toMatchObject({ kind: "delivered" });
     expect(c.row("poison").status).toBe("waiting");
+  });
+});
+
+describe("a conversation that is over, as its provider says at the push", () => {
+  test("has no session from then on, and what it was not told is told to the next, once and in order", async () => {
+    const c = conversation({ onPush: answering("ended") });
+    await c.callback("r1", { delivery: "silent" });
+    await c.callback("r2");
+    await c.register();
+    // The first push was to be the silent one; the other was not tried in a conversation that is over.
+    expect(c.pushed.map(({ requestIds }) => requestIds)).toEqual([["r1"]]);
+    expect(await c.sessions.get("c1")).toBeNull();
+    expect(await c.callback("r3")).toEqual({ kind: "queued", reason: "session_expired" });
+    expect(c.row("r1")).toMatchObject({ status: "waiting", tellings: 0, attempts: [{ outcome: "ended" }] });
+    expect(c.row("r1").retryAt).toBeNull();
+
+    await c.register();
+    expect(c.pushed.slice(1).map(({ requestIds }) => requestIds)).toEqual([["r1"], ["r2", "r3"]]);
+    for (const requestId of ["r1", "r2", "r3"]) expect(c.row(requestId).status).toBe("delivered");
+  });
+
+  test("answers the sender that waits, though Redis is down", async () => {
+    const c = conversation({ onPush: answering("ended") });
+    await c.register();
+    c.redisIs("down");
+    expect(await c.callback("r1")).toEqual({ kind: "queued", reason: "session_expired" });
+    expect(await c.callback("r2")).toEqual({ kind: "queued", reason: "session_expired" });
+    expect(c.pushed).toHaveLength(1);
+  });
+
+  test("answers the sender that waits, though Redis refuses to delete the session", async () => {
+    const c = conversation({ onPush: answering("ended") });
+    await c.register();
+    c.hooks.beforeUpdate = () => Promise.reject(new StorageError("sqlite", "update", "rejected"));
+    const answer = c.callback("r1");
+    await c.delivery.rest();
+    await c.clock.advance(8_000);
+    expect(await answer).toEqual({ kind: "queued", reason: "session_expired" });
+    expect(c.pushed).toHaveLength(1);
+  });
+
+  test("leaves alone whoever has taken its place meanwhile", async () => {
+    const agent = slowAgent();
+    const c = conversation({ onPush: agent.onPush });
+    await c.register({ sessionUrl: "wss://agent.example/first" });
+    const answer = c.callback("r1");
+    await vi.waitFor(() => expect(c.pushed).toHaveLength(1));
+    await c.register({ sessionUrl: "wss://agent.example/second" }, false);
+    agent.answer("ended");
+    await vi.waitFor(() => expect(c.pushed).toHaveLength(2));
+    agent.answer("delivered");
+    expect(await answer).toMatchObject({ kind: "delivered" });
+    expect(await c.sessions.get("c1")).toMatchObject({ wsUrl: "wss://agent.example/second" });
+  });
+
+  test("leaves the registration alone that goes on with another one meanwhile", async () => {
+    const agent = slowAgent();
+    const c = conversation({ onPush: agent.onPush });
+    const { registrationId } = await c.register({ agentSessionId: "first" });
+    const answer = c.callback("r1");
+    await vi.waitFor(() => expect(c.pushed).toHaveLength(1));
+    await c.records.renew(registrationId, "second");
+    agent.answer("ended");
+    await vi.waitFor(() => expect(c.pushed).toHaveLength(2));
+    agent.answer("delivered");
+    expect(await answer).toMatchObject({ kind: "delivered" });
+    expect(await c.sessions.get("c1")).toMatchObject({ registrationId, agentSessionId: "second" });
   });
 });
 
@@ -694,6 +762,17 @@ describe("what happens while something else is under way", () => {
     expect(await answer).toEqual({ kind: "delivered" });
   });
 
+  test("what a page told by itself was told by no channel that had failed to", async () => {
+    const c = conversation({ onPush: answering("refused"), onReceipt: () => "accepted" });
+    await c.register();
+    expect(await c.callback("r1")).toMatchObject({ kind: "queued", reason: "push_failed" });
+    expect(c.delivery.acknowledge(["r1"])).toEqual(["r1"]);
+    expect(await c.callback("r1")).toEqual({ kind: "duplicate", delivered: true });
+    expect(c.lines.find(({ event }) => event === "result.settled")).toMatchObject({ channel: null });
+    await c.live(1_000);
+    expect(c.sent.find(({ type }) => type === "result.delivered")?.data).toMatchObject({ channel: null });
+  });
+
   test("an acknowledgement of what is being said answers its sender", async () => {
     const agent = slowAgent();
     const c = conversation(agent);
@@ -701,7 +780,7 @@ describe("what happens while something else is under way", () => {
     const answer = c.callback("r1");
     await vi.waitFor(() => expect(c.pushed).toHaveLength(1));
     c.delivery.acknowledge(["r1"]);
-    expect(await answer).toEqual({ kind: "delivered", channel: "socket" });
+    expect(await answer).toEqual({ kind: "delivered", channel: "socket", proof: "heard" });
     agent.answer("refused");
     await c.delivery.rest();
     expect(c.row("r1").status).toBe("delivered");

@@ -30,6 +30,7 @@ describe("a number", () => {
   ])("keeps the text that was sent: %s", (text) => {
     expect(rewritten(text)).toBe(text);
     expect(rewritten(`{"a":[${text},1]}`)).toBe(`{"a":[${text},1]}`);
+    expect(rewritten(`{ "a": ${text}\n, "b" : [ ${text} ] }`)).toBe(`{"a":${text},"b":[${text}]}`);
   });
 
   test.each([

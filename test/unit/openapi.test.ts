@@ -1,19 +1,22 @@
 /** The description of the API: that it is well formed, that nothing is missing in it, and that it is not laxer than the checks. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { createConfig, lintFromString } from "@redocly/openapi-core";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import fc from "fast-check";
 import * as v from "valibot";
 import { describe, expect, test } from "vitest";
+import { ASSETS } from "../../console/assets.ts";
 import { app } from "../../functions/app.ts";
 import { STATUS_OF_CODE } from "../../functions/problem-codes.ts";
 import { isNoResultId } from "../../lib/conversation-store.ts";
 import { jsonNumber } from "../../lib/json.ts";
-import { isAgentSessionId, isConversationId, isRequestId } from "../../lib/keys.ts";
+import { isAgentSessionId, isCallId, isConversationId, isRequestId } from "../../lib/keys.ts";
 import { createDocument } from "../../openapi/document.ts";
 import { ELSEWHERE } from "../../openapi/problems.ts";
-import { DOCUMENT } from "../../openapi/published.js";
 import { schemaOf } from "../../openapi/schemas.ts";
 
+const DOCUMENT = readFileSync(join(ASSETS, "openapi.json"), "utf8");
 const document = createDocument();
 const operations = Object.entries(document.paths).flatMap(([path, methods]) =>
   Object.entries(methods).map(([method, operation]) => ({ path, method, operation })),
@@ -91,12 +94,22 @@ describe("what has no counterpart in JSON Schema is an error", () => {
 describe("a pattern says what its check says", () => {
   const text = fc.oneof(
     fc.string({ unit: fc.constantFrom(..."aZ9_.:-/ é"), maxLength: 160 }),
-    fc.constantFrom("new", "list", "callback:r1", "c".repeat(128), "c".repeat(129), `c1:${"x".repeat(22)}`),
+    fc.constantFrom(
+      "new",
+      "list",
+      ".",
+      "..",
+      "callback:r1",
+      "c".repeat(128),
+      "c".repeat(129),
+      `c1:${"x".repeat(22)}`,
+    ),
   );
   test.each<[string, (text: string) => boolean]>([
     ["conversations", isConversationId],
     ["requests", isRequestId],
     ["agent conversations", isAgentSessionId],
+    ["calls", isCallId],
     ["messages", isNoResultId],
   ])("of ids of %s", (_what, check) => {
     const described = new Ajv2020({ strict: false }).compile(schemaOf(v.pipe(v.string(), v.check(check))));

@@ -112,7 +112,7 @@ function testProxy(own: Partial<ProxyOptions> = {}) {
     push: (session: { registrationId: string }, delivery: PushMessage["delivery"] = "when_idle") =>
       proxy.channel.push(
         { conversationId: "c1", registrationId: session.registrationId },
-        { requestIds: ["r1"], results: [], delivery, text: "the text", contextId: "r1" },
+        { pushId: "p1", requestIds: ["r1"], results: [], delivery, text: "the text", contextId: "r1" },
       ),
   };
   return tester;
@@ -266,12 +266,12 @@ describe("a push", () => {
     await t.clock.advance(299);
     await expect(Promise.race([early, "nothing yet"])).resolves.toBe("nothing yet");
     await t.clock.advance(1);
-    expect(await early).toEqual({ outcome: "delivered" });
+    expect(await early).toEqual({ outcome: "delivered", proof: "accepted" });
 
     const late = t.push(session, "silent");
     await t.clock.advance(4_999);
     provider.says({ type: "ping" });
-    expect(await late).toEqual({ outcome: "delivered" });
+    expect(await late).toEqual({ outcome: "delivered", proof: "accepted" });
     expect(provider.sent.map((frame) => JSON.parse(String(frame)))).toEqual([
       { type: "user_message", text: "the text" },
       { type: "contextual_update", text: "the text", context_id: "r1" },

@@ -153,7 +153,7 @@ describe("what becomes of a result", () => {
     const answer = c.callback("r1");
     await vi.waitFor(() => expect(line.pushes()).toEqual([["r1"]]));
     await line.ack("r1");
-    expect(await answer).toEqual({ kind: "delivered", channel: "relay" });
+    expect(await answer).toEqual({ kind: "delivered", channel: "relay", proof: "heard" });
     await c.delivery.rest();
     await c.receipts.rest();
     expect(ofResult(c, "r1")).toEqual(["result.delivered"]);

@@ -123,7 +123,7 @@ describe("attaching", () => {
     await c.clock.settle();
     expect(line.frames.map(({ type }) => type)).toEqual(["welcome", "push"]);
     await line.ack("r1");
-    expect(await answer).toEqual({ kind: "delivered", channel: "relay" });
+    expect(await answer).toEqual({ kind: "delivered", channel: "relay", proof: "heard" });
   });
 
   test("for so long that the alarm rings meanwhile: the page is not taken for one that was lost", async () => {
@@ -161,7 +161,7 @@ describe("a push", () => {
     await c.clock.settle();
     expect(line.pushes()).toEqual([["r1"]]);
     await line.ack("r1");
-    expect(await answer).toEqual({ kind: "delivered", channel: "relay" });
+    expect(await answer).toEqual({ kind: "delivered", channel: "relay", proof: "heard" });
     expect(c.row("r1").status).toBe("delivered");
   });
 
@@ -250,7 +250,7 @@ describe("the same page, come back", () => {
     expect(old.socket.closing).toMatchObject({ code: 4001 });
     expect(back.pushes()).toEqual([["r1"]]);
     await back.ack("r1");
-    expect(await answer).toEqual({ kind: "delivered", channel: "relay" });
+    expect(await answer).toEqual({ kind: "delivered", channel: "relay", proof: "heard" });
     expect(countOf(c, "session.replaced")).toBe(0);
   });
 
@@ -468,6 +468,8 @@ describe("what breaks the rules", () => {
     ["no object", "[1]"],
     ["no type", { hello: true }],
     ["a requestId that is none", { type: "hello", heard: ["no spaces please"] }],
+    ["a count that is none", { type: "hello", heard: ["r1#once"] }],
+    ["two counts", { type: "hello", heard: ["r1#1#2"] }],
     ["a frame of more than 64 KiB", { type: "hello", session: { sessionPayload: "x".repeat(70_000) } }],
   ])("%s closes the line with 1008", async (_name, frame) => {
     const c = conversation();

@@ -20,6 +20,8 @@ type Model = {
   /** The one in which it is being said. */
   sayingTo: string | null;
   receivedAt: number;
+  waitsSince: number;
+  again: number;
   settledAt: number | null;
 };
 
@@ -57,10 +59,12 @@ const anAct = fc.oneof(
       "delivered" as const,
       "unreachable" as const,
       "refused" as const,
+      "ended" as const,
       "unconfirmed" as const,
     ),
   }),
   fc.record({ act: fc.constant("acknowledge" as const), id: anId }),
+  fc.record({ act: fc.constant("again" as const), id: anId, onlyFailed: fc.boolean() }),
   fc.record({ act: fc.constant("restart" as const) }),
   fc.record({ act: fc.constant("pass" as const), ms: fc.constantFrom(1, 1_000, 100_000, SETTLED_MS) }),
   fc.record({ act: fc.constant("wipe" as const) }),
@@ -113,6 +117,8 @@ test("goes through ten thousand random histories as the model does", () => {
                 toldTo: null,
                 sayingTo: null,
                 receivedAt: world.now,
+                waitsSince: world.now,
+                again: 0,
                 settledAt: isLate ? world.now : null,
               });
               expect(insertion.kind).toBe("new");
@@ -158,6 +164,26 @@ test("goes through ten thousand random histories as the model does", () => {
               if (model !== undefined && settles) settle(model, "delivered", world.now);
               break;
             }
+            case "again": {
+              const model = models.get(step.id);
+              const isWanted =
+                model !== undefined &&
+                model.text !== "" &&
+                model.status !== "saying" &&
+                (!step.onlyFailed || ["unconfirmed", "expired", "dropped"].includes(model.status));
+              expect(results.again([step.id], step.onlyFailed, world.now)).toEqual(isWanted ? [step.id] : []);
+              if (model === undefined || !isWanted) break;
+              Object.assign(model, {
+                tellings: model.status === "delivered" || model.tellings > 0 ? 1 : 0,
+                status: "waiting",
+                toldTo: null,
+                deliverBy: undefined,
+                settledAt: null,
+                waitsSince: world.now,
+                again: model.again + 1,
+              });
+              break;
+            }
             case "restart": {
               results = createResults({ sql, ttlSeconds: TTL_SECONDS });
               results.recover(world.now);
@@ -174,7 +200,7 @@ test("goes through ten thousand random histories as the model does", () => {
                 ([, model]) =>
                   isOpen(model) &&
                   ((model.deliverBy ?? Number.POSITIVE_INFINITY) <= world.now ||
-                    model.receivedAt + TTL_SECONDS * 1000 <= world.now),
+                    model.waitsSince + TTL_SECONDS * 1000 <= world.now),
               );
               expect(results.expire(world.now).toSorted()).toEqual(late.map(([id]) => id).toSorted());
               for (const [, model] of late) settle(model, "expired", world.now);
@@ -207,9 +233,80 @@ test("goes through ten thousand random histories as the model does", () => {
   );
 }, 120_000);
 
-/** Notes that a result may have been heard; a result that was forgotten and came again is another. */
+test("remembers of its table what stands in it, whatever happens", () => {
+  const texts = ["{}", JSON.stringify({ output: "x".repeat(5_000) })];
+  const step = fc.record({
+    act: fc.constantFrom(
+      ...(["insert", "say", "conclude", "acknowledge", "excuse", "disprove", "identify"] as const),
+      ...(["markInHistory", "markLogged", "again", "cancel", "pass", "wipe", "recover"] as const),
+    ),
+    ids: fc.uniqueArray(fc.constantFrom("r1", "r2", "r3", "r4"), { minLength: 1 }),
+    text: fc.constantFrom(...texts),
+    topic: fc.constantFrom(undefined, "weather"),
+    outcome: fc.constantFrom(
+      "delivered" as const,
+      "unconfirmed" as const,
+      "refused" as const,
+      "ended" as const,
+    ),
+  });
+  fc.assert(
+    fc.property(fc.array(step, { minLength: 5, maxLength: 30 }), (steps) => {
+      const sql = memorySql();
+      try {
+        const results = createResults({ sql, ttlSeconds: TTL_SECONDS });
+        let now = START;
+        for (const { act, ids, text, topic, outcome } of steps) {
+          now += 1_000;
+          const to = {
+            ...conversationOf((now / 1_000) % 2 === 0 ? "first" : "second"),
+            agentSessionId: null,
+          };
+          if (act === "insert") {
+            for (const requestId of ids)
+              results.insert({ requestId, success: true, delivery: "when_idle", topic }, text, now);
+          } else if (act === "say") results.say(ids, "relay", to, now);
+          else if (act === "conclude") results.conclude(ids, { outcome }, now);
+          else if (act === "acknowledge") results.acknowledge(ids, now);
+          else if (act === "excuse") results.excuse(ids, "push_failed", { retryAt: now + 5_000 });
+          else if (act === "disprove")
+            results.disprove(({ requestId }) => ids.some((id) => id === requestId), "unreachable");
+          else if (act === "identify") results.identify({ ...to, agentSessionId: "conv_1" });
+          else if (act === "markInHistory") results.markInHistory(ids);
+          else if (act === "markLogged") results.markLogged(results.notLogged(ids.length));
+          else if (act === "again") results.again(ids, outcome === "delivered", now);
+          else if (act === "cancel") results.cancel(ids[0] ?? "", now);
+          else if (act === "recover") results.recover(now);
+          else if (act === "wipe") results.wipe(now);
+          else {
+            now += SETTLED_MS - 3_000;
+            results.expire(now);
+          }
+          const seen = ({ ...table }: typeof results) => ({
+            due: [table.nextDue(true), table.nextDue(false)],
+            waits: [table.hasOpen(), table.isEmpty()],
+            rows: ["r1", "r2", "r3", "r4"].map((id) => table.get(id)),
+            unexamined: table.unexamined(),
+            notInHistory: table.notInHistory(-1),
+            notLogged: [table.lacksLog(), table.notLogged(10).map(({ requestId }) => requestId)],
+            open: table.open(2),
+          });
+          expect(seen(results)).toEqual(seen(createResults({ sql, ttlSeconds: TTL_SECONDS })));
+        }
+      } finally {
+        sql.close();
+      }
+    }),
+    { numRuns: 500 },
+  );
+}, 60_000);
+
+/**
+ * Notes that a result may have been heard; one that was forgotten and came again is another, and so is one that was to
+ * be said again.
+ */
 function hear(heard: Map<string, number>, id: string, model: Model): void {
-  const telling = `${id} of ${model.receivedAt} in ${model.sayingTo}`;
+  const telling = `${id} of ${model.receivedAt}, ${model.again}, in ${model.sayingTo}`;
   heard.set(telling, (heard.get(telling) ?? 0) + 1);
 }
 
@@ -228,15 +325,17 @@ function isAs(
   return model?.status === status && model.tellings === tellings && model.settledAt === settledAt;
 }
 
-describe("what is due next", () => {
-  function table() {
-    const sql = memorySql();
-    onTestFinished(() => sql.close());
-    return createResults({ sql, ttlSeconds: TTL_SECONDS });
-  }
-  const result = (requestId: string, fields: object = {}) =>
-    ({ requestId, success: true, delivery: "when_idle", ...fields }) as const;
+/** A table of its own. */
+function table() {
+  const sql = memorySql();
+  onTestFinished(() => sql.close());
+  return createResults({ sql, ttlSeconds: TTL_SECONDS });
+}
 
+const result = (requestId: string, fields: object = {}) =>
+  ({ requestId, success: true, delivery: "when_idle", ...fields }) as const;
+
+describe("what is due next", () => {
   test("nothing where there is nothing, and no table is made by looking", () => {
     const results = table();
     expect(results.nextDue(true)).toBeNull();
@@ -273,5 +372,62 @@ describe("what is due next", () => {
     for (let i = 0; i <= MAX_WAITING; i++) results.insert(result(`r${i}`), "text", START);
     expect(results.list({ status: "dropped", limit: 10 }).map(({ requestId }) => requestId)).toEqual(["r0"]);
     expect(results.list({ status: "waiting", limit: 1_000 })).toHaveLength(MAX_WAITING);
+  });
+});
+
+describe("what is to be said again", () => {
+  test("waits as long as a new one does, and forgets by when it was to be said", () => {
+    const results = table();
+    results.insert(result("late", { deliverBy: new Date(START).toISOString() }), "text", START);
+    results.insert(result("old"), "text", START);
+    const over = START + TTL_SECONDS * 1000;
+    expect(results.expire(over)).toEqual(["old"]);
+    expect(results.again(["late", "old", "never"], true, over)).toEqual(["late", "old"]);
+    expect(results.expire(over + TTL_SECONDS * 1000 - 1)).toEqual([]);
+    expect(results.nextDue(false)).toBe(over + 30_000);
+    expect(results.expire(over + TTL_SECONDS * 1000)).toEqual(["late", "old"]);
+  });
+
+  test("is due at once where it was told before, and marked as perhaps heard", () => {
+    const results = table();
+    const to = conversationOf("first");
+    results.insert(result("r1"), "text", START);
+    results.say(["r1"], "socket", to, START);
+    results.conclude(["r1"], { outcome: "delivered" }, START);
+    expect(results.again(["r1"], true, START)).toEqual([]);
+    expect(results.again(["r1"], false, START)).toEqual(["r1"]);
+    expect(results.due(to, START)).toMatchObject([{ requestId: "r1", tellings: 1, again: 1 }]);
+    expect(results.get("r1")?.attempts).toHaveLength(1);
+  });
+
+  test("is no more than may wait", () => {
+    const results = table();
+    for (let i = 0; i < MAX_WAITING + 3; i++) results.insert(result(`r${i}`), "text", START);
+    expect(results.again(["r0", "r1", "r2"], true, START)).toEqual([]);
+    results.acknowledge(["r10"], START);
+    expect(results.again(["r0", "r1", "r2"], true, START)).toEqual(["r0"]);
+  });
+});
+
+describe("what the log lacks", () => {
+  test("is what was settled, and again what was settled anew; never what is still open", () => {
+    const results = table();
+    const insert = (requestId: string) => results.insert(result(requestId), "text", START);
+    const lacking = () => results.notLogged(10).map(({ requestId, status }) => `${requestId} ${status}`);
+    for (const requestId of ["a", "b", "c"]) insert(requestId);
+    expect(results.lacksLog()).toBe(false);
+    results.acknowledge(["a"], START + 1);
+    results.cancel("b", START + 1);
+    expect(lacking()).toEqual(["a delivered", "b cancelled"]);
+    const read = results.notLogged(1);
+    results.again(["a"], false, START + 2);
+    results.acknowledge(["a"], START + 3);
+    // What was read is not what stands there by now.
+    results.markLogged(read);
+    expect(lacking()).toEqual(["a delivered", "b cancelled"]);
+    results.markLogged(results.notLogged(10));
+    expect(results.lacksLog()).toBe(false);
+    results.wipe(START + 4);
+    expect(lacking()).toEqual(["c dropped"]);
   });
 });

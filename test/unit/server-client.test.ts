@@ -136,9 +136,11 @@ describe("a request that nobody answers", () => {
   test("is not sent again where that would make something twice", async () => {
     answers = [lost];
     expect((await errorOf(open().createConversation())).code).toBe("network_error");
+    answers = [lost];
+    expect((await errorOf(open().sayAgain("c1", ["r1"]))).code).toBe("network_error");
     answers = [elsewhere(502)];
     expect((await errorOf(open().createConversation())).code).toBe("unexpected_answer");
-    expect(sent).toHaveLength(2);
+    expect(sent).toHaveLength(3);
   });
 
   test("is an error that tells the two kinds apart and says nothing of the request", async () => {

@@ -203,7 +203,7 @@ describe("a tool call that waits", () => {
     const outcome = r.offer(result("t"));
     expect(await taken).toMatchObject({ requestId: "t" });
     r.end("t", true);
-    expect(await outcome).toEqual({ outcome: "delivered" });
+    expect(await outcome).toEqual({ outcome: "delivered", proof: "accepted" });
     expect(r.offer(result("t"))).toBe(null);
   });
 
@@ -213,7 +213,7 @@ describe("a tool call that waits", () => {
     const outcome = r.offer(result("t"));
     expect(await r.take("t", 10_000)).toMatchObject({ requestId: "t" });
     r.end("t", true);
-    expect(await outcome).toEqual({ outcome: "delivered" });
+    expect(await outcome).toEqual({ outcome: "delivered", proof: "accepted" });
   });
 
   test("that goes away leaves the result to be pushed; one that never says so leaves it unconfirmed", async () => {
@@ -268,13 +268,13 @@ describe("a tool call that waits", () => {
     const answer = c.callback("c1:t");
     expect(await taken).toMatchObject({ output: "output of c1:t." });
     c.replies.end("c1:t", true);
-    expect(await answer).toEqual({ kind: "delivered", channel: "reply" });
+    expect(await answer).toEqual({ kind: "delivered", channel: "reply", proof: "accepted" });
     await c.delivery.rest();
     expect(c.pushed).toEqual([]);
     expect(await c.history()).toEqual(["callback:c1:t"]);
     expect(c.row("c1:t")).toMatchObject({
       status: "delivered",
-      attempts: [{ channel: "reply", outcome: "delivered" }],
+      attempts: [{ channel: "reply", outcome: "delivered", proof: "accepted" }],
     });
   });
 

@@ -13,6 +13,7 @@ import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { app } from "../../functions/app.ts";
 import { type ProblemCode, STATUS_OF_CODE } from "../../functions/problem-codes.ts";
+import { PROVIDER_NAMES } from "../../lib/push/providers.ts";
 import { type AgentBehaviour, startAgent, type TestAgent } from "../support/agent.ts";
 import { asDescribed } from "../support/contract.ts";
 import { type Fault, type FaultyGateway, startFaultyGateway } from "../support/faulty-gateway.ts";
@@ -41,9 +42,9 @@ const NOT_REACHABLE: Partial<Record<ProblemCode, string>> = {};
 /** Events that must have been logged, so that the lines searched are all kinds of lines. */
 const EVENTS = [
   ...["session.registered", "session.replaced", "session.ended"],
-  ...["callback.received", "callback.duplicate", "callback.queued", "result.settled"],
+  ...["callback.received", "callback.duplicate", "callback.queued", "result.settled", "result.again"],
   ...["report.appended", "report.acknowledged"],
-  ...["relay.nack", "relay.unknown_frame", "provider.failed"],
+  ...["relay.nack", "relay.unknown_frame", "provider.failed", "provider.unauthorized"],
   ...["task.opened", "task.failed", "task.progress", "task.cancelled", "event.failed"],
   ...["push.failed", "auth.rejected", "feature.disabled", "request.failed"],
 ];
@@ -434,6 +435,8 @@ function contract(id: string, agentUrl: string): Call[] {
     get("/config/health"),
     get("/openapi.json"),
     get("/docs"),
+    get("/console"),
+    get("/console/console.js"),
     post(`${API}/new`, { agentId: "agent", metadata: { note: secret("conversation metadata") } }, METADATA),
     { method: "POST", path: `${conversation}/token` },
     // The token holds what it was asked for.
@@ -448,7 +451,15 @@ function contract(id: string, agentUrl: string): Call[] {
     post(`${conversation}/results/ack`, { requestIds: ["r1"] }),
     post("/callback", repeated),
     post("/callback", repeated),
+    post(`${conversation}/results/again`, { requestIds: [repeated.requestId] }),
     post(`${conversation}/callback`, callback({ mode: "context" })),
+    get(`${conversation}/connections`, SESSION),
+    get(`/console/api/results?conversationId=${id}`),
+    get("/console/api/waiting"),
+    get("/console/api/sessions", SESSION),
+    get("/console/api/rates"),
+    get("/console/api/outages"),
+    post("/console/api/results/again", { since: new Date(Date.now() - 60_000).toISOString() }),
     get(conversation, HISTORY),
     { method: "HEAD", path: conversation },
     get(`${API}/list?limit=3`, METADATA),
@@ -521,7 +532,15 @@ function mistakes(id: string): Call[] {
     post(`${API}/other/session`, { registrationId: wrong, agentSessionId: wrong }),
     get(`${API}/other/results?status=${inUrl}`),
     post(`${API}/other/results/ack`, { requestIds: [wrong] }),
-    post(`${API}/other/token`, { agentSessionId: wrong }),
+    post(`${API}/other/results/again`, { requestIds: [wrong] }),
+    ...["before", "status", "failed", "conversationId", "requestId", "limit"].map((name) =>
+      get(`/console/api/results?${name}=${inUrl}`),
+    ),
+    get(`/console/api/waiting?cursor=${inUrl}`),
+    get(`/console/api/sessions?cursor=${inUrl}`),
+    post("/console/api/results/again", { since: wrong }),
+    post("/console/api/results/again", { since: "2026-01-01T00:00:00Z", cursor: wrong }),
+    post(`${API}/other/token`, { agentSessionId: `${wrong} ${wrong}` }),
     remove(`${API}/other?everything=${inUrl}`),
     ...["state", "memory"].flatMap((kind) => [
       get(`/${kind}/api/absent`),
@@ -795,6 +814,81 @@ test("no peer that repeats what it is told makes a secret come out, and each is 
   }
   nothingLeaked();
 });
+
+/** Providers that answer with all they were told, each in another way. */
+const TATTLETALES = `
+const seen = [];
+export default {
+  async fetch(request) {
+    const url = new URL(request.url);
+    if (url.pathname === "/seen") return new Response(seen.join("\\n"));
+    const told = request.url + JSON.stringify([...request.headers]) + (await request.text());
+    seen.push(url.host + " " + told);
+    const headers = { "x-told": encodeURIComponent(told).slice(0, 4000) };
+    const status = { "api.telnyx.com": 401, "api.retellai.com": 422, "phone.vapi.ai": 503 }[url.host] ?? 200;
+    const error = { code: told, message: told };
+    if (url.host !== "api.openai.com")
+      return new Response(JSON.stringify({ errors: [error], error: told }), { status, headers });
+    const { 0: client, 1: server } = new WebSocketPair();
+    server.accept();
+    server.addEventListener("message", ({ data }) => {
+      seen.push("api.openai.com " + data);
+      const { event_id, content } = JSON.parse(data);
+      server.send(JSON.stringify({ type: "error", client_event_id: event_id, error: { ...error, event_id } }));
+      if (content !== undefined) server.close(4001, content.slice(0, 40));
+    });
+    return new Response(null, { status: 101, webSocket: client });
+  },
+};`;
+
+test("no provider of calls that repeats what it is told makes a secret come out, and each is told only what is for it", async () => {
+  const keys = Object.fromEntries(
+    ["OPENAI", "TELNYX", "RETELL", "VAPI", "ULTRAVOX"].map((account) => [
+      `${account}_API_KEY`,
+      secret(`key of ${account}`),
+    ]),
+  );
+  const worker = await start({ ...CLOSED, ...keys }, { outbound: TATTLETALES });
+  const outcomes: Record<string, unknown> = {};
+  for (const provider of PROVIDER_NAMES) {
+    const call = plainSecret(`call at ${provider}`);
+    const json = {
+      provider,
+      agentSessionId: call,
+      ...(provider === "vapi" ? { controlUrl: `https://phone.vapi.ai/${call}/control` } : {}),
+      [plainSecret("field")]: secret("payload of a call"),
+    };
+    await send(worker, opened(post(`${API}/${provider}/session`, json)));
+    const { body } = await send(worker, opened(post(`${API}/${provider}/callback`, callback())));
+    outcomes[provider] = body.reason;
+  }
+  expect(outcomes).toEqual({
+    "openai-live": "push_failed",
+    "openai-realtime": "push_failed",
+    telnyx: "push_failed",
+    retell: "push_failed",
+    vapi: "unconfirmed",
+    ultravox: "unconfirmed",
+  });
+
+  const outside = await worker.miniflare.getWorker(OUTBOUND);
+  const seen = (await (await outside.fetch("http://outside/seen")).text()).split("\n");
+  const told = ["callback output", "tool name"];
+  const may: Record<string, string[]> = {
+    "api.openai.com": ["key of OPENAI", "call at openai-live", "call at openai-realtime", ...told],
+    "api.telnyx.com": ["key of TELNYX", "call at telnyx", ...told],
+    "api.retellai.com": ["key of RETELL", "call at retell", ...told],
+    "phone.vapi.ai": ["key of VAPI", "call at vapi", ...told],
+    "api.ultravox.ai": ["key of ULTRAVOX", "call at ultravox", ...told],
+  };
+  const hosts = seen.map((text) => text.split(" ", 1)[0] ?? "");
+  expect(new Set(hosts)).toEqual(new Set(Object.keys(may)));
+  for (const [i, text] of seen.entries()) {
+    const host = hosts[i] ?? "";
+    evidence.push({ where: `what ${host} was told`, text, may: may[host] ?? [] });
+  }
+  nothingLeaked();
+}, 60_000);
 
 /** A WebSocket was opened. */
 const noteOpened = (path: string) => driven.push({ method: "GET", path, status: 101, code: undefined });
@@ -1089,7 +1183,7 @@ describe.skipIf(redis === null)("over the Upstash driver", () => {
     sent.push(entry);
     await redis.client.rpush(
       key("conversation", "full:messages"),
-      ...Array.from({ length: 1_000 }, () => entry),
+      ...Array.from({ length: 1_100 }, () => entry),
     );
     await send(worker, opened(post(`${API}/full/callback`, callback())));
     const logged = new Set(worker.logs().map(({ event }) => event));

@@ -511,6 +511,7 @@ describe("what is not configured is closed", () => {
       features: { agent: true, auth: true, monitor: false, runner: false, events: false, rateLimits: false },
       storage: "embedded",
       channels: ["relay", "socket"],
+      providers: [],
       ttlSeconds: { session: 600, conversation: 2_592_000, state: 3_600 },
       problems: [],
     });

@@ -114,6 +114,7 @@ describe("a callback into a live session", () => {
       delivered: true,
       status: "delivered",
       channel: "socket",
+      proof: "accepted",
     });
     expect(live.frames.map((frame) => JSON.parse(frame))).toEqual([
       {
@@ -153,6 +154,7 @@ describe("a callback into a live session", () => {
         delivered: true,
         status: "delivered",
         channel: "socket",
+        proof: "accepted",
       });
     }
     expect(live.frames).toHaveLength(1);
@@ -163,6 +165,7 @@ describe("a callback into a live session", () => {
       delivered: true,
       status: "duplicate",
       channel: "socket",
+      proof: "accepted",
     });
   });
 
@@ -202,6 +205,18 @@ describe("a callback into a live session", () => {
       expect((await history(id)).messages).toHaveLength(1);
     },
   );
+
+  test("an agent that does not close its end is cut off, and may have heard the result", async () => {
+    const id = freshId();
+    const live = await agent("never-closes");
+    await register(id, { sessionUrl: live.url });
+    expect(await (await callBack(id, "r1")).json()).toMatchObject({
+      status: "queued",
+      reason: "unconfirmed",
+    });
+    expect(live.frames).toHaveLength(1);
+    await expect.poll(live.open).toBe(0);
+  }, 10_000);
 
   test("an agent that cannot be connected to is tried, and the result waits", async () => {
     const id = freshId();

@@ -64,7 +64,15 @@ async function seen(): Promise<unknown> {
   return (await elevenlabs.fetch("http://elevenlabs/seen")).json();
 }
 
-const DELIVERED = { received: true, delivered: true, status: "delivered", channel: "monitor" };
+/** As context, which is all that a monitor can give. */
+const SILENTLY = {
+  received: true,
+  delivered: true,
+  status: "delivered",
+  channel: "monitor",
+  proof: "accepted",
+};
+const DELIVERED = { ...SILENTLY, manner: "silent" };
 
 describe("a conversation that a server vouches for", () => {
   test("is told the result as context, where a page's token names it", async () => {
@@ -95,7 +103,7 @@ describe("a conversation that a server vouches for", () => {
     });
     const silent = { requestId: "silent", conversationId: "c1", output: "done", delivery: "silent" };
     const response = await worker.fetch("/callback", { json: silent, headers: bearer(SHARED_SECRET) });
-    expect(await response.json()).toEqual(DELIVERED);
+    expect(await response.json()).toEqual(SILENTLY);
   });
 
   test("keeps the result where the key is refused", async () => {
@@ -155,7 +163,7 @@ test("the key goes to no host that only a pattern allows", async () => {
   expect(await deliver(API_TOKEN, { agentSessionId: "conv_abc" })).toEqual(DELIVERED);
 });
 
-test.each(["a b", "../x", "", "x".repeat(129)])(
+test.each(["a b", ".", "..", "", "x".repeat(257), "café"])(
   "%j is no agent conversation that a token can name",
   async (id) => {
     await start();

@@ -7,7 +7,8 @@
 import { afterAll, describe, type ExpectStatic, test } from "vitest";
 import type { Fault } from "../support/faulty-gateway.ts";
 import { type Instances, startInstances } from "../support/instances.ts";
-import { type Moment, seededRandom, startUsers, type Users } from "../support/outage.ts";
+import { type Moment, startUsers, type Users } from "../support/outage.ts";
+import { seededRandom } from "../support/random.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
 
 const OPERATIONS = Number(process.env.OUTAGE_OPERATIONS ?? 120);

@@ -134,6 +134,7 @@ describe("a page that connects", () => {
       delivered: true,
       status: "delivered",
       channel: "proxy",
+      proof: "accepted",
     });
     expect(page.frames.map(eventOf)).toEqual([metadata(agent.agentSessionId), ping]);
 

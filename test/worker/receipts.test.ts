@@ -84,6 +84,7 @@ describe("a receipt", () => {
           requestId: "r1",
           status: "delivered",
           channel: "socket",
+          proof: "accepted",
           attempts: 1,
           receivedAt: time,
           settledAt: time,

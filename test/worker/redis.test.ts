@@ -44,21 +44,36 @@ describe.skipIf(redis === null)("over a real Redis", () => {
   const status = () => worker.fetch(`${API}/${id()}/session`);
   const say = (content: string, fields: object = {}) =>
     worker.fetch(`${API}/${id()}/message`, { json: { role: "user", content, ...fields } });
-  const commands = () => gateway.seen.flatMap((request) => request.commands);
+  /** Without those that give the log what was settled, a little later: of this test or of one before it. */
+  const requests = () => gateway.seen.filter((request) => !request.commands.every(isOfLog));
+  const isOfLog = ([, key]: readonly unknown[]) => key === "elevenlabs:results";
+  const commands = () => requests().flatMap((request) => request.commands);
   /** Once nothing has come for a while, all that follows an answer has come too. */
   async function settled(): Promise<void> {
     let before = -1;
     await expect
       .poll(
         () => {
-          const isQuiet = before === gateway.requestCount();
-          before = gateway.requestCount();
+          const isQuiet = before === requests().length;
+          before = requests().length;
           return isQuiet;
         },
         { interval: 100 },
       )
       .toBe(true);
   }
+
+  /** Waits until so many results of this conversation stand in the log of settled ones. */
+  const logged = (count: number) =>
+    expect
+      .poll(
+        async () =>
+          (await redis.client.xrange("elevenlabs:results", "-", "+")).filter((entry) =>
+            String(entry).includes(`"${id()}"`),
+          ).length,
+        { timeout: 10_000 },
+      )
+      .toBe(count);
 
   test("a registration lives exactly 600 s as Redis counts, in the same command as its value", async () => {
     await register();
@@ -134,6 +149,8 @@ describe.skipIf(redis === null)("over a real Redis", () => {
       expect(JSON.parse((await redis.client.get(sessionKey())) ?? "")).toEqual({
         ...before,
         agentSessionId: "conv_1",
+        // A server says so.
+        provenAgentSessionId: "conv_1",
         renewedAt: expect.any(String),
       });
     });
@@ -158,11 +175,13 @@ describe.skipIf(redis === null)("over a real Redis", () => {
     await worker.fetch(`/state/api/${id()}`, { method: "PUT", json: { a: 1 } });
     await worker.fetch(`/memory/api/${id()}`, { method: "PUT", json: { domain: "general" } });
     await settled();
+    await logged(2);
     const withoutTtl: string[] = [];
     const keys = await redis.client.keys("*");
     for (const key of keys) if ((await redis.client.ttl(key)) < 0) withoutTtl.push(key);
-    expect(withoutTtl).toEqual(["elevenlabs:conversations"]);
-    expect(keys).toHaveLength(6);
+    // The log is capped.
+    expect(withoutTtl.toSorted()).toEqual(["elevenlabs:conversations", "elevenlabs:results"]);
+    expect(keys).toHaveLength(7);
   });
 
   test("the index forgets conversations that have outlived their time", async () => {
@@ -271,7 +290,7 @@ describe.skipIf(redis === null)("over a real Redis", () => {
       await register();
       await settled();
       expect(commands().length).toBeLessThanOrEqual(4);
-      expect(gateway.requestCount()).toBe(2);
+      expect(requests()).toHaveLength(2);
     });
 
     test("a registration again: at most 4 commands, 1 within the same minute", async () => {
@@ -287,14 +306,14 @@ describe.skipIf(redis === null)("over a real Redis", () => {
       const page = await openPage(worker.url, id());
       await page.hello();
       await settled();
-      expect(gateway.requestCount()).toBe(1);
+      expect(requests()).toHaveLength(1);
       expect(commands().length).toBeLessThanOrEqual(4);
       gateway.clear();
       const answer = callBack("r1");
       page.ack((await page.push()).requestIds);
       expect(await (await answer).json()).toMatchObject({ channel: "relay" });
       await settled();
-      expect(gateway.requestCount()).toBe(1);
+      expect(requests()).toHaveLength(1);
       expect(commands().length).toBeLessThanOrEqual(5);
       gateway.clear();
       page.leave();
@@ -334,14 +353,43 @@ describe.skipIf(redis === null)("over a real Redis", () => {
       gateway.clear();
       expect(await (await callBack("r1")).json()).toMatchObject({ status: "delivered" });
       await settled();
-      expect(gateway.requestCount()).toBe(1);
+      expect(requests()).toHaveLength(1);
       expect(commands().length).toBeLessThanOrEqual(5);
+    });
+
+    test("a callback where the history is full: the same, but for one in a hundred", async () => {
+      await register();
+      await settled();
+      const message = JSON.stringify({ role: "user", content: "x", timestamp: new Date().toISOString() });
+      const full = Array.from({ length: 1_000 }, (_, i) => `{"id":"m${i}",${message.slice(1)}`);
+      await redis?.client.rpush(`${conversationKey()}:messages`, ...full);
+      gateway.clear();
+      for (let i = 0; i < 101; i++)
+        expect(await (await callBack(`r${i}`)).json()).toMatchObject({ status: "delivered" });
+      await settled();
+      const ofHistory = requests().filter(({ commands }) =>
+        commands.some(([, key]) => key === `${conversationKey()}:messages`),
+      );
+      expect(ofHistory).toHaveLength(101 + 1);
+      expect(await redis?.client.llen(`${conversationKey()}:messages`)).toBe(1_000);
+    });
+
+    test("the log of settled results: one command a result, and one round trip for what was settled together", async () => {
+      await register();
+      gateway.clear();
+      for (let i = 0; i < 10; i++) await callBack(`r${i}`);
+      await logged(10);
+      const ofThis = gateway.seen.filter(({ commands }) =>
+        commands.some((command) => isOfLog(command) && String(command).includes(`"${id()}"`)),
+      );
+      expect(ofThis.flatMap(({ commands }) => commands.filter(isOfLog))).toHaveLength(10);
+      expect(ofThis.filter(({ commands }) => commands.every(isOfLog)).length).toBeLessThanOrEqual(2);
     });
 
     test("a queued callback: one round trip of at most 5 commands, also where it is the first sign of its conversation", async () => {
       expect(await (await callBack("r1")).json()).toMatchObject({ status: "queued" });
       await settled();
-      expect(gateway.requestCount()).toBe(1);
+      expect(requests()).toHaveLength(1);
       expect(commands().length).toBeLessThanOrEqual(5);
     });
 
@@ -371,8 +419,26 @@ describe.skipIf(redis === null)("over a real Redis", () => {
     test("a message: one round trip of at most 5 commands", async () => {
       await say("hi");
       await settled();
-      expect(gateway.requestCount()).toBe(1);
+      expect(requests()).toHaveLength(1);
       expect(commands().length).toBeLessThanOrEqual(5);
+    });
+
+    test("a page of the history: 2 commands, however long it is", async () => {
+      for (let i = 0; i < 60; i++) await say(`message ${i}`);
+      await settled();
+      gateway.clear();
+      expect((await worker.fetch(`${API}/${id()}?limit=50`)).status).toBe(200);
+      await settled();
+      expect(commands().map(([name]) => String(name).toUpperCase())).toEqual(["GET", "LRANGE"]);
+    });
+
+    test("a callback that comes again: no command", async () => {
+      await callBack("r1");
+      await settled();
+      gateway.clear();
+      expect(await (await callBack("r1")).json()).toMatchObject({ status: "duplicate" });
+      await settled();
+      expect(commands()).toEqual([]);
     });
 
     test("a state or memory written: 1 command; patched: at most 4, those of the script included", async () => {

@@ -75,7 +75,7 @@ describe("the object of a conversation", () => {
     }
   }, 30_000);
 
-  test("of a thousand conversations each has its line, and each is told its own", async () => {
+  test("of two hundred conversations each has its line, and each is told its own", async () => {
     const all: { id: string; page: Page }[] = [];
     async function attach(i: number): Promise<void> {
       const id = `many-${i}`;
@@ -87,16 +87,16 @@ describe("the object of a conversation", () => {
       });
       all.push({ id, page });
     }
-    for (let i = 0; i < 1_000; i += 20) {
+    for (let i = 0; i < 200; i += 20) {
       await Promise.all(Array.from({ length: 20 }, (_, j) => attach(i + j)));
     }
-    for (const { id, page } of all.filter((_, i) => i % 100 === 0)) {
+    for (const { id, page } of all.filter((_, i) => i % 20 === 0)) {
       const response = await callBack(id, `for-${id}`);
       expect(await response.json()).toMatchObject({ status: "delivered", channel: "relay" });
       expect(page.pushes().map(({ requestIds }) => requestIds)).toEqual([[`for-${id}`]]);
     }
     expect(all.flatMap(({ page }) => page.pushes())).toHaveLength(10);
-  }, 150_000);
+  }, 60_000);
 });
 
 describe("a hundred results", () => {

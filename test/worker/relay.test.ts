@@ -81,6 +81,7 @@ describe("a page that attaches", () => {
       delivered: true,
       status: "delivered",
       channel: "relay",
+      proof: "heard",
     });
   });
 

@@ -109,6 +109,24 @@ describe.each([
     });
   });
 
+  test("what became of results is told over all conversations, and what failed is said again", async () => {
+    const { conversationId } = await edge.createConversation();
+    const since = new Date().toISOString();
+    await edge.callBack({ requestId: "r1", conversationId, output: "done", deliverBy: since });
+    const settled = () => edge.listSettledResults({ conversationId, failed: true });
+    await expect.poll(async () => (await settled()).results.length, { timeout: 10_000 }).toBe(1);
+    const { again } = await edge.sayFailedAgain({ since });
+    // On a network that loses answers it may have been done before.
+    expect(again).toBeGreaterThanOrEqual(0);
+    const { conversations } = await edge.listWaiting();
+    expect(conversations).toContainEqual(expect.objectContaining({ conversationId, waiting: 1 }));
+    const { sessions } = await edge.listLiveSessions();
+    expect(sessions.map((session) => session.conversationId)).not.toContain(conversationId);
+    expect((await edge.listConnections(conversationId)).connections).toEqual([]);
+    expect((await edge.readRates()).minutes).toHaveLength(60);
+    expect(await edge.listOutages()).toEqual({ outages: expect.any(Array) });
+  });
+
   test("a conversation is written, read page by page, listed and deleted, and then takes nothing more", async () => {
     const { conversationId } = await edge.createConversation();
     const { message } = await edge.writeMessage(conversationId, { role: "system", content: "first" });

@@ -71,6 +71,7 @@ describe("a callback", () => {
         results: 1,
         delivery: "when_idle",
         ...delivered,
+        proof: "accepted",
       },
     });
   });

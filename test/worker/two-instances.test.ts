@@ -6,12 +6,18 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import {
+  type FakeVoiceProviders,
+  startFakeVoiceProviders,
+  variablesOf,
+} from "../../dev/fake-voice-providers.ts";
 import { startAgent, type TestAgent } from "../support/agent.ts";
 import { type Instance, type Instances, startInstances } from "../support/instances.ts";
 import { openPage, type Page } from "../support/page.ts";
 import { startRedis } from "../support/redis.ts";
 
 const API = "/agent-conversations/api";
+const REFUSED_KEY = expect.objectContaining({ variable: "VAPI_API_KEY" });
 const DOWN = { kind: "status", status: 503 } as const;
 const redis = await startRedis({ covers: "two instances over one Redis" });
 
@@ -21,14 +27,17 @@ describe.skipIf(redis === null)("two instances", { timeout: 60_000 }, () => {
   let a: Instance;
   let b: Instance;
   let agent: TestAgent;
+  let providers: FakeVoiceProviders;
   let ids = 0;
 
   beforeAll(async () => {
-    instances = await startInstances(redis.url);
+    providers = await startFakeVoiceProviders();
+    instances = await startInstances(redis.url, variablesOf(providers));
     ({ a, b } = instances);
   });
   afterAll(async () => {
     await instances.close();
+    await providers.close();
     await redis.stop();
   });
   beforeEach(async () => {
@@ -41,6 +50,7 @@ describe.skipIf(redis === null)("two instances", { timeout: 60_000 }, () => {
   });
 
   const id = () => `two-${ids}`;
+  const controlUrlOf = (call: string) => `${providers.url}/${call}/control`;
   const register = (at: Instance, url = agent.url) =>
     at.fetch(`${API}/${id()}/session`, { json: { sessionUrl: url } });
   const callBack = (at: Instance, requestId: string) =>
@@ -131,6 +141,66 @@ describe.skipIf(redis === null)("two instances", { timeout: 60_000 }, () => {
     const answers = await Promise.all(copies.map(answerOf));
     expect(new Set(answers.map((answer) => JSON.stringify(answer))).size).toBe(1);
     expect(framesOf("r1")).toHaveLength(1);
+  });
+
+  describe.each([
+    ["telnyx", "knows what it has had, so what it did not answer is sent again", 3, 0],
+    ["retell", "does not, so what it did not answer is told in the next call", 1, 1],
+  ] as const)("over %s, which %s", (provider, _what, asked, toldAgain) => {
+    const call = (at: Instance, agentSessionId: string) =>
+      at.fetch(`${API}/${id()}/session`, { json: { provider, agentSessionId } });
+    const toldOf = (agentSessionId: string, requestId: string) =>
+      providers.call(agentSessionId).told.filter(({ text }) => text.includes(`output of ${requestId}.`));
+
+    test("each of twenty results that come to both, three times over, is told once", async () => {
+      const own = `${provider}-many-${id()}`;
+      await Promise.all([call(a, own), call(b, own)]);
+      const copies = Array.from({ length: 60 }, (_, i) => callBack(i % 2 === 0 ? a : b, `r${i % 20}`));
+      for (const answer of await Promise.all(copies.map(answerOf)))
+        expect(answer).toMatchObject({ delivered: true, channel: provider, proof: "accepted" });
+      for (let i = 0; i < 20; i++) expect(toldOf(own, `r${i}`)).toHaveLength(1);
+    });
+
+    test("one that was told and not answered is told once in its call, and no second time by anybody", async () => {
+      const [own, next] = [`${provider}-lost-${id()}`, `${provider}-next-${id()}`];
+      await call(a, own);
+      providers.fail(own, "applies_then_fails", 2);
+      const copies = await Promise.all([a, b, a, b].map((at) => answerOf(callBack(at, "r1"))));
+      expect(new Set(copies.map((answer) => JSON.stringify(answer))).size).toBe(1);
+      expect(copies[0]).toMatchObject(
+        toldAgain === 0 ? { status: "delivered" } : { status: "queued", reason: "unconfirmed" },
+      );
+      // Registering the same call again is no reason to tell it again.
+      await Promise.all([call(a, own), call(b, own)]);
+      expect(await answerOf(callBack(b, "r1"))).toMatchObject({
+        status: "duplicate",
+        delivered: toldAgain === 0,
+      });
+      expect(toldOf(own, "r1")).toHaveLength(1);
+      expect(providers.call(own).seen).toHaveLength(asked);
+
+      await call(b, next);
+      await soon(() => toldOf(next, "r1").length).toBe(toldAgain);
+      await Promise.all([call(a, next), call(b, next)]);
+      for (const { text } of toldOf(next, "r1")) expect(text).toContain("may have heard this already");
+      expect(toldOf(next, "r1")).toHaveLength(toldAgain);
+    });
+  });
+
+  test("a key that a provider refuses is named by every instance, though none of them has shown it", async () => {
+    const health = async (at: Instance) => answerOf(at.fetch("/config/health"));
+    expect(await health(a)).not.toMatchObject({ problems: expect.arrayContaining([REFUSED_KEY]) });
+    const agentSessionId = `call-${id()}`;
+    providers.fail(agentSessionId, "refuses_key", 1);
+    await a.fetch(`${API}/${id()}/session`, {
+      json: { provider: "vapi", agentSessionId, controlUrl: controlUrlOf(agentSessionId) },
+    });
+    expect(await answerOf(callBack(a, "r1"))).toMatchObject({ reason: "push_failed" });
+    for (const at of [a, b])
+      await soon(() => health(at)).toMatchObject({ problems: expect.arrayContaining([REFUSED_KEY]) });
+    expect(await redis.client.ttl("elevenlabs:refused-key:VAPI_API_KEY")).toBeGreaterThan(590);
+    everythingDown();
+    expect(await health(a)).not.toMatchObject({ problems: expect.arrayContaining([REFUSED_KEY]) });
   });
 
   test("one 503 at B during a PATCH and a PATCH at A: both are kept", async () => {
