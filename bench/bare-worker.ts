@@ -1,7 +1,8 @@
 /**
- * The bare handler: what registering, calling back and reading a session cost where nothing is checked, logged
- * or looked after. It makes the same Redis requests as our Worker, with plain `fetch`, and the same object call
- * with as many rows written at the same points; `cost.ts` asserts all of that before it measures anything.
+ * The floor: what the operations cost where nothing is checked, logged or looked after. It makes the same Redis requests
+ * as our Worker, with plain `fetch`, and the same object call with as many rows written at the same points; `cost.ts`
+ * asserts all of that before it measures anything. With `WITHOUT_OBJECTS` it does the same without any object, and so
+ * without a promise to say anything once.
  *
  * It runs in workerd as it stands here, without its types, so it imports nothing but the runtime.
  */
@@ -11,44 +12,134 @@ type Env = {
   UPSTASH_REDIS_REST_URL: string;
   UPSTASH_REDIS_REST_TOKEN: string;
   LIVE_CONVERSATIONS: DurableObjectNamespace<LiveConversation>;
+  STORAGE_OBJECTS: DurableObjectNamespace<StorageObject>;
+  WITHOUT_OBJECTS?: string;
+  /** How much later ours gives what was settled to the log, in ms. */
+  LOGGED_AFTER_MS: string;
 };
 
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS session (only_row INTEGER PRIMARY KEY, record TEXT NOT NULL);
+  CREATE TABLE IF NOT EXISTS book (only_row INTEGER PRIMARY KEY, content TEXT NOT NULL);
   CREATE TABLE IF NOT EXISTS results (
-    request_id TEXT PRIMARY KEY, text TEXT NOT NULL, status TEXT NOT NULL, in_history INTEGER NOT NULL DEFAULT 0
-  );`;
+    request_id TEXT PRIMARY KEY, text TEXT NOT NULL, status TEXT NOT NULL, in_history INTEGER NOT NULL DEFAULT 0,
+    logged TEXT
+  );
+  CREATE TABLE IF NOT EXISTS connections (seq INTEGER PRIMARY KEY, content TEXT NOT NULL);`;
+
+const KEPT_SECONDS = 2_592_000;
+type Said = "delivered" | "queued";
 
 export class LiveConversation extends DurableObject<Env> {
   readonly #sql = this.ctx.storage.sql;
+  #isNew: boolean;
+  /** What is to be given to the log of settled results. */
+  #unlogged: { requestId: string; text: string }[] = [];
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env);
     this.#sql.exec(SCHEMA);
+    this.#isNew = this.#sql.exec("SELECT 1 FROM book").toArray().length === 0;
   }
 
-  async registered(record: string): Promise<void> {
+  async registered(record: string, conversationId: string): Promise<void> {
     this.#sql.exec("INSERT OR REPLACE INTO session VALUES (1, ?)", record);
+    const events = this.#isNew ? ["registered"] : ["registered", "replaced"];
+    this.#note(JSON.stringify(events.map((event) => ({ event, conversationId }))));
+    if (!this.#isNew) return;
+    this.#isNew = false;
+    this.#sql.exec("INSERT INTO book VALUES (1, 'new')");
+    await firstTime(this.env, conversationId, (work) => this.ctx.waitUntil(work));
+    this.#sql.exec("UPDATE book SET content = 'known'");
+    this.#sql.exec("UPDATE book SET content = 'renewed'");
   }
 
-  async deliver(conversationId: string, requestId: string, text: string): Promise<void> {
+  async deliver(conversationId: string, requestId: string, text: string): Promise<Said> {
     this.#sql.exec(
       "INSERT INTO results (request_id, text, status) VALUES (?, ?, 'waiting')",
       requestId,
       text,
     );
-    const messages = `elevenlabs:conversation:${conversationId}:messages`;
-    const [session] = await redis(this.env, "/multi-exec", [
-      ["get", sessionKey(conversationId)],
-      ["rpush", messages, text],
-      ["expire", messages, 2_592_000],
-    ]);
+    const session = await lookAndAppend(this.env, conversationId, text);
     this.#sql.exec("UPDATE results SET in_history = 1 WHERE request_id = ?", requestId);
+    if (session === null) {
+      this.#sql.exec("UPDATE results SET status = 'waiting for a session' WHERE request_id = ?", requestId);
+      return "queued";
+    }
     this.#sql.exec("UPDATE results SET status = 'saying' WHERE request_id = ?", requestId);
-    const { wsUrl } = JSON.parse(session.result) as { wsUrl: string };
-    await say(wsUrl, JSON.stringify({ type: "user_message", text }));
+    await sayTo(session, text);
     this.#sql.exec("UPDATE results SET status = 'delivered' WHERE request_id = ?", requestId);
+    this.#unlogged.push({ requestId, text });
+    if (this.#unlogged.length === 1) this.ctx.waitUntil(this.#log());
+    return "delivered";
   }
+
+  /** Keeps the newest fifty to a hundred. */
+  #note(content: string): void {
+    const { seq } = this.#sql
+      .exec<{ seq: number }>("INSERT INTO connections (content) VALUES (?) RETURNING seq", content)
+      .one();
+    if (seq > 50 && seq % 50 === 0) this.#sql.exec("DELETE FROM connections WHERE seq <= ?", seq - 50);
+  }
+
+  /** What is settled one after the other goes out together. */
+  async #log(): Promise<void> {
+    await scheduler.wait(Number(this.env.LOGGED_AFTER_MS));
+    const settled = this.#unlogged;
+    this.#unlogged = [];
+    const commands = settled.map(({ text }) => [
+      ...["xadd", "elevenlabs:results:settled", "maxlen", "~", 10_000, "*", "result", text],
+    ]);
+    await (commands.length === 1
+      ? redis(this.env, "", commands[0])
+      : redis(this.env, "/multi-exec", commands));
+    for (const { requestId } of settled)
+      this.#sql.exec("UPDATE results SET logged = 'delivered' WHERE request_id = ?", requestId);
+  }
+}
+
+export class StorageObject extends DurableObject<Env> {
+  readonly #sql = this.ctx.storage.sql;
+
+  constructor(ctx: DurableObjectState, env: Env) {
+    super(ctx, env);
+    this.#sql.exec("CREATE TABLE IF NOT EXISTS copies (key TEXT PRIMARY KEY, value TEXT NOT NULL)");
+  }
+
+  async set(key: string, value: string, ttlSeconds: number): Promise<void> {
+    await redis(this.env, "", ["set", key, value, "ex", ttlSeconds]);
+    this.#sql.exec("INSERT OR REPLACE INTO copies VALUES (?, ?)", key, value);
+  }
+}
+
+/** What Redis is told of a conversation that it did not know. */
+async function firstTime(
+  env: Env,
+  conversationId: string,
+  after: (work: Promise<unknown>) => void,
+): Promise<void> {
+  const record = JSON.stringify({ version: 1, conversationId, createdAt: new Date().toISOString() });
+  await redis(env, "/multi-exec", [
+    ["set", `elevenlabs:conversation:${conversationId}`, record, "ex", KEPT_SECONDS, "nx"],
+    ["zadd", "elevenlabs:conversations", Date.now(), conversationId],
+  ]);
+  after(redis(env, "", ["set", `elevenlabs:agent:${conversationId}`, conversationId, "ex", KEPT_SECONDS]));
+}
+
+/** Reads the session and appends a result to the history. Returns the session as JSON. */
+async function lookAndAppend(env: Env, conversationId: string, text: string): Promise<string | null> {
+  const messages = messagesKey(conversationId);
+  const [session] = await redis(env, "/multi-exec", [
+    ["get", sessionKey(conversationId)],
+    ["rpush", messages, text],
+    ["expire", messages, KEPT_SECONDS],
+  ]);
+  return session.result;
+}
+
+function sayTo(session: string, text: string): Promise<void> {
+  const { wsUrl } = JSON.parse(session) as { wsUrl: string };
+  return say(wsUrl, JSON.stringify({ type: "user_message", text }));
 }
 
 /** Sends one frame and waits for the closing handshake. */
@@ -76,28 +167,88 @@ async function redis(env: Env, path: string, body: unknown): Promise<any> {
 }
 
 const sessionKey = (conversationId: string) => `elevenlabs:session:${conversationId}`;
+const messagesKey = (conversationId: string) => `elevenlabs:conversation:${conversationId}:messages`;
 
 export default {
-  async fetch(request, env): Promise<Response> {
-    const [, , , conversationId = "", operation] = new URL(request.url).pathname.split("/");
-    if (request.method === "GET") {
-      const { result } = await redis(env, "", ["get", sessionKey(conversationId)]);
-      const { sessionPayload: _, wsUrl: __, ...session } = JSON.parse(result);
-      return Response.json({ active: true, ...session });
-    }
-    const body = (await request.json()) as { [field: string]: unknown };
-    const object = env.LIVE_CONVERSATIONS.get(env.LIVE_CONVERSATIONS.idFromName(conversationId));
+  async fetch(request, env, ctx): Promise<Response> {
+    const [, kind, , id = "", operation] = new URL(request.url).pathname.split("/");
+    if (kind === "state" || kind === "memory") return answerRecord(request, env, `${kind}:${id}`, kind);
+    if (request.method === "GET")
+      return operation === "session" ? readSession(env, id) : readHistory(env, id);
+    const text = await request.text();
+    const body = JSON.parse(text) as { [field: string]: unknown };
+    const hasObjects = env.WITHOUT_OBJECTS === undefined;
+    const object = () => env.LIVE_CONVERSATIONS.get(env.LIVE_CONVERSATIONS.idFromName(id));
     if (operation === "callback") {
-      await object.deliver(conversationId, String(body.requestId), JSON.stringify(body));
-      return Response.json({ received: true, delivered: true });
+      const said = hasObjects
+        ? await object().deliver(id, String(body.requestId), text)
+        : await deliverAlone(env, id, text);
+      const delivered = said === "delivered";
+      return Response.json({ received: true, delivered }, { status: delivered ? 200 : 202 });
     }
+    if (operation === "message") return appendMessage(env, id, text);
     const { sessionUrl: wsUrl, ...rest } = body;
     const registrationId = crypto.randomUUID();
     const createdAt = new Date().toISOString();
-    const record = JSON.stringify({ ...rest, conversationId, registrationId, wsUrl, createdAt });
-    const told = object.registered(record);
-    await redis(env, "", ["set", sessionKey(conversationId), record, "ex", 600]);
+    const record = JSON.stringify({ ...rest, conversationId: id, registrationId, wsUrl, createdAt });
+    const isNew = !hasObjects && id.includes("_new_");
+    const told = hasObjects
+      ? object().registered(record, id)
+      : isNew && firstTime(env, id, (work) => ctx.waitUntil(work));
+    await redis(env, "", ["set", sessionKey(id), record, "ex", 600]);
     await told;
-    return Response.json({ success: true, conversationId, registrationId, ttl: 600 });
+    return Response.json({ success: true, conversationId: id, registrationId, ttl: 600 });
   },
 } satisfies ExportedHandler<Env>;
+
+async function deliverAlone(env: Env, id: string, text: string): Promise<Said> {
+  const session = await lookAndAppend(env, id, text);
+  if (session === null) return "queued";
+  await sayTo(session, text);
+  return "delivered";
+}
+
+async function readSession(env: Env, id: string): Promise<Response> {
+  const { result } = await redis(env, "", ["get", sessionKey(id)]);
+  const { sessionPayload: _, wsUrl: __, ...session } = JSON.parse(result);
+  return Response.json({ active: true, ...session });
+}
+
+async function readHistory(env: Env, id: string): Promise<Response> {
+  const [record, messages] = await Promise.all([
+    redis(env, "", ["get", `elevenlabs:conversation:${id}`]),
+    redis(env, "", ["lrange", messagesKey(id), -50, -1]),
+  ]);
+  const texts = messages.result as string[];
+  return Response.json({ ...JSON.parse(record.result), messages: texts.map((text) => JSON.parse(text)) });
+}
+
+async function appendMessage(env: Env, id: string, text: string): Promise<Response> {
+  const message = JSON.stringify({ id: crypto.randomUUID(), ...JSON.parse(text), source: "api" });
+  const record = JSON.stringify({ version: 1, conversationId: id });
+  await redis(env, "/multi-exec", [
+    ["set", `elevenlabs:conversation:${id}`, record, "ex", KEPT_SECONDS, "nx"],
+    ["getex", `elevenlabs:conversation:${id}`, "ex", KEPT_SECONDS],
+    ["zadd", "elevenlabs:conversations", Date.now(), id],
+    ["rpush", messagesKey(id), message],
+    ["expire", messagesKey(id), KEPT_SECONDS],
+  ]);
+  return Response.json({ success: true, message }, { status: 201 });
+}
+
+async function answerRecord(
+  request: Request,
+  env: Env,
+  key: string,
+  kind: "state" | "memory",
+): Promise<Response> {
+  const ttlSeconds = kind === "state" ? 3_600 : 1_800;
+  if (request.method === "GET") {
+    const command = kind === "state" ? ["get", key] : ["getex", key, "ex", ttlSeconds];
+    const { result } = await redis(env, "", command);
+    return Response.json(JSON.parse(result));
+  }
+  const value = JSON.stringify(await request.json());
+  await env.STORAGE_OBJECTS.get(env.STORAGE_OBJECTS.idFromName(key)).set(key, value, ttlSeconds);
+  return new Response(value, { headers: { "content-type": "application/json" } });
+}

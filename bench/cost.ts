@@ -1,101 +1,149 @@
 /**
- * What a request costs beside a bare handler (`bare-worker.ts`) that makes the same Redis requests and the same
- * object call: CPU time of workerd for registering a session of a known conversation, for reading it, and for a
- * callback that is delivered. `npm run bench`; README.md says how to read it.
+ * What a request costs: CPU time of the processes that serve it, ours beside a floor that makes the same Redis requests
+ * and the same object call and does nothing else, and beside what people would otherwise write. `npm run bench`;
+ * README.md says how to read it. `--write` puts the tables into README.md and the plots into docs.
  *
- * First both Workers are recorded, and have to do the same; then they are measured, in turns.
+ * First ours and the floor are recorded, and have to do the same; then all are measured, in turns.
  */
 import { deepStrictEqual } from "node:assert/strict";
-import { setTimeout as sleep } from "node:timers/promises";
-import { gzipSync } from "node:zlib";
 import { startGateway } from "../dev/gateway.ts";
-import { startAgent } from "../test/support/agent.ts";
 import { startRedis } from "../test/support/redis.ts";
-import { median, printTable, withRange } from "./figures.ts";
-import { sendAll } from "./load.ts";
-import { OPERATIONS, type Operation } from "./operations.ts";
-import { AFTER_ANSWER_MS, type Doings, outlineOf, REGISTERED_LATELY_MS, record } from "./recording.ts";
-import type { Workerd } from "./workerd.ts";
-import { bareScript, ourScript, type Script, startScript } from "./workers.ts";
+import { median, printTable, type Table, withRange } from "./figures.ts";
+import { measureFrames } from "./first-frames.ts";
+import { measureLoads } from "./loads.ts";
+import { type Measured, measure } from "./measure.ts";
+import { OPERATIONS, type Operation, SUBJECTS, type SubjectName } from "./operations.ts";
+import { commandsOf, type Doings, outlineOf, record } from "./recording.ts";
+import { measureStart } from "./sizes.ts";
+import { measureStores } from "./stores.ts";
+import { hasPeers, type Subject, startExpress } from "./subjects.ts";
+import { bareScript, type Gateway, ourScript, type Script, startScript } from "./workers.ts";
+import { type Outside, startOutside, startPlace } from "./world.ts";
+import { writeFigures } from "./write.ts";
 
-/** Both Workers have as many, because each is a file, and files are what an object call costs most. */
-const CONVERSATIONS = 200;
-const CONNECTIONS = 16;
 const ROUNDS = 5;
 
-type Measured = { name: Script["name"]; workerd: Workerd };
 /** CPU time a request, in µs, of every round. */
-type Figures = Record<Script["name"], number[]>;
-type Outside = { redisUrl: string; agentUrl: string; token: string };
+export type Costs = Map<SubjectName, number[]>;
 
-async function compare(
-  scripts: readonly Script[],
-  { redisUrl, agentUrl, token }: Outside,
-): Promise<Figures[]> {
-  const gateway = await startGateway({ redisUrl, token });
-  const workers: Measured[] = [];
-  const figures = OPERATIONS.map((): Figures => ({ bare: [], ours: [] }));
-
-  const send = ({ name, workerd }: Measured, { request }: Operation, count: number) => {
-    const conversationId = (i: number) => `${name}_${i % CONVERSATIONS}`;
-    const requests = Array.from({ length: count }, (_, i) => request(conversationId(i), agentUrl));
-    return sendAll(workerd.url, requests, { connections: CONNECTIONS });
+async function startSubjects(
+  scripts: { floor: Script; ours: Script },
+  outside: Outside,
+  gateway: Gateway,
+  withPeers: boolean,
+): Promise<Measured[]> {
+  const { bindings, redisUrl, runnerUrl, signingSecret, agentUrl } = outside;
+  const ofWorkerd = async (
+    name: SubjectName,
+    script: Script,
+    more: Record<string, string> = {},
+  ): Promise<Subject> => {
+    const workerd = await startScript(script, gateway, {
+      bindings: { ...bindings, ...more },
+      // What a disk adds is the machine's.
+      filesIn: "memory",
+    });
+    return { ...workerd, name };
   };
-
-  const measure = async (worker: Measured, operation: Operation) => {
-    // One for each beforehand: an object that was evicted is loaded, and what is due once a minute is done.
-    await send(worker, operation, CONVERSATIONS);
-    await sleep(AFTER_ANSWER_MS);
-    const before = await worker.workerd.cpuMs();
-    await send(worker, operation, operation.requests);
-    await sleep(AFTER_ANSWER_MS);
-    return (((await worker.workerd.cpuMs()) - before) * 1_000) / operation.requests;
+  const service = { redisUrl, runnerUrl, signingSecret };
+  const subjects = [
+    await ofWorkerd("floor, no object", scripts.floor, { WITHOUT_OBJECTS: "true" }),
+    await ofWorkerd("floor", scripts.floor),
+    await ofWorkerd("ours", scripts.ours),
+    ...(withPeers
+      ? [await startExpress({ ...service, workers: 1 }), await startExpress({ ...service, workers: 2 })]
+      : []),
+  ];
+  const prefixes: Record<SubjectName, string> = {
+    "floor, no object": "f0",
+    floor: "f1",
+    ours: "ours",
+    express: "e1",
+    "express ×2": "e2",
   };
+  const measured: Measured[] = [];
+  for (const subject of subjects) {
+    const { name, url } = subject;
+    const hasLines = !name.startsWith("floor");
+    const place = await startPlace({
+      url,
+      prefix: prefixes[name],
+      agentUrl,
+      has: { lines: hasLines, proxy: name === "ours", stores: true },
+    });
+    measured.push({ ...subject, place });
+  }
+  return measured;
+}
 
-  try {
-    for (const script of scripts) {
-      workers.push({ name: script.name, workerd: await startScript(script, gateway) });
-    }
-    for (const operation of OPERATIONS) {
-      for (const worker of workers) await send(worker, operation, operation.warmUp);
-    }
-    for (let round = 0; round < ROUNDS; round++) {
-      // Neither is always the first.
-      workers.reverse();
-      for (const [i, operation] of OPERATIONS.entries()) {
-        for (const worker of workers) figures[i]?.[worker.name].push(await measure(worker, operation));
-        await sleep(REGISTERED_LATELY_MS);
+async function compare(subjects: Measured[], operations: readonly Operation[]): Promise<Map<string, Costs>> {
+  const costs = new Map(operations.map(({ name }): [string, Costs] => [name, new Map()]));
+  for (const operation of operations) {
+    for (const subject of subjects.filter(({ name }) => operation.by.includes(name)))
+      await measure(subject, operation, operation.warmUp);
+  }
+  for (let round = 0; round < ROUNDS; round++) {
+    // Nobody is always the first.
+    subjects.reverse();
+    for (const operation of operations) {
+      for (const subject of subjects.filter(({ name }) => operation.by.includes(name))) {
+        const µs = await measure(subject, operation, operation.requests);
+        const of = costs.get(operation.name);
+        of?.set(subject.name, [...(of.get(subject.name) ?? []), µs]);
       }
     }
-    return figures;
-  } finally {
-    for (const { workerd } of workers) await workerd.stop();
-    await gateway.close();
   }
+  return costs;
 }
 
-// --- The table -------------------------------------------------------------------------------------------------
+// --- The tables ------------------------------------------------------------------------------------------------
 
-const HEADER = [
-  ...["operation", "bare µs", "ours µs", "ratio"],
-  ...["Redis commands", "round trips", "object calls", "rows written"],
-];
-
-function rowOf({ name }: Operation, { bare, ours }: Figures, { redis, ...counts }: Doings): string[] {
-  const commands = redis.reduce((sum, request) => sum + request.commands.length, 0);
-  const ratio = (median(ours) / median(bare)).toFixed(2);
-  const { objectCalls, rowsWritten } = counts;
-  return [
-    ...[name, withRange(bare), withRange(ours), ratio],
-    ...[commands, redis.length, objectCalls, rowsWritten].map(String),
-  ];
+/** The median of the rounds' own ratios: what disturbs a round disturbs both. */
+function ratioOf(ours: readonly number[] = [], other: readonly number[] = []): string {
+  if (other.length === 0) return "";
+  return median(ours.map((value, round) => value / (other[round] ?? Number.NaN))).toFixed(2);
 }
 
-function printSize(source: string): void {
-  const bundle = Buffer.from(source);
-  const kib = (bytes: number) => `${(bytes / 1024).toFixed(1)} KiB`;
-  console.log(`\nbundle: ${kib(bundle.byteLength)}, ${kib(gzipSync(bundle).byteLength)} gzip`);
+function costTable(costs: Map<string, Costs>, doings: Map<string, Doings>): Table {
+  const rows = [...costs].map(([name, of]) => {
+    const ours = of.get("ours");
+    const done = doings.get(name);
+    const counts =
+      done === undefined
+        ? ["", "", "", ""]
+        : [commandsOf(done), done.redis.length, done.objectCalls, done.rowsWritten].map(String);
+    return [
+      name,
+      ...(["floor", "express", "express ×2"] as const).map((other) => ratioOf(ours, of.get(other))),
+      ...SUBJECTS.map((subject) => {
+        const values = of.get(subject);
+        return values === undefined ? "" : withRange(values);
+      }),
+      ...counts,
+    ];
+  });
+  return {
+    title: "CPU time a request, µs",
+    header: [
+      ...["operation", "ours ÷ floor", "÷ express", "÷ express ×2"],
+      ...SUBJECTS.map((name) => `${name} µs`),
+      ...["Redis commands", "round trips", "object calls", "rows written"],
+    ],
+    rows,
+  };
 }
+
+async function memoryTable(subjects: readonly Measured[]): Promise<Table> {
+  const rows = await Promise.all(
+    SUBJECTS.flatMap((name) => subjects.filter((subject) => subject.name === name)).map(
+      async ({ name, rssBytes }) => [name, ((await rssBytes()) / 1_024 / 1_024).toFixed(0)],
+    ),
+  );
+  return { title: "Memory after all of that", header: ["", "RSS MiB"], rows };
+}
+
+/** Only what is named by `--only=` is measured, where anything is. */
+const only = process.argv.find((argument) => argument.startsWith("--only="))?.slice("--only=".length);
 
 /** Returns whether it could be done. */
 async function run(): Promise<boolean> {
@@ -103,29 +151,51 @@ async function run(): Promise<boolean> {
     console.error("CPU time is read from /proc, so this benchmark runs on Linux only.");
     return false;
   }
-  const [bare, ours] = [await bareScript(), await ourScript()];
+  const begin = performance.now();
   const redis = await startRedis({ covers: "the benchmark, all of it" });
   if (redis === null) return false;
-  const agent = await startAgent();
+  const withPeers = hasPeers();
+  const scripts = { floor: await bareScript(), ours: await ourScript() };
+  const outside = await startOutside(redis.url);
+  const gateway = await startGateway({ redisUrl: redis.url, token: outside.token });
+  let subjects: Measured[] = [];
   try {
-    const outside = { redisUrl: redis.url, agentUrl: agent.url, token: "a-token-that-opens-nothing-else" };
-    const doneByBare = await record(bare, outside);
-    const doings = await record(ours, outside);
-    deepStrictEqual(doneByBare.map(outlineOf), doings.map(outlineOf), NOT_ALIKE);
-    const figures = await compare([bare, ours], outside);
-    const rows = OPERATIONS.flatMap((operation, i) => {
-      const [measured, done] = [figures[i], doings[i]];
-      return measured === undefined || done === undefined ? [] : [rowOf(operation, measured, done)];
-    });
-    printTable({ header: HEADER, rows });
-    printSize(ours.source);
+    const operations = OPERATIONS.filter(({ name }) => only === undefined || name.includes(only));
+    const doneByFloor = await record(scripts.floor, outside, operations);
+    const doings = await record(scripts.ours, outside, operations);
+    for (const [name, done] of doneByFloor) {
+      const done_ = doings.get(name);
+      if (done_ !== undefined) deepStrictEqual(outlineOf(done), outlineOf(done_), `${name}: ${NOT_ALIKE}`);
+    }
+    await redis.client.flushall();
+    subjects = await startSubjects(scripts, outside, gateway, withPeers);
+    const costs = await compare(subjects, operations);
+    const tables: Table[] = [];
+    const show = (table: Table) => {
+      tables.push(table);
+      console.log(`\n${table.title}`);
+      printTable(table);
+    };
+    show(costTable(costs, doings));
+    if (only !== undefined) return true;
+    show(await measureLoads(subjects));
+    show(await measureFrames(subjects, gateway, withPeers));
+    show(await memoryTable(subjects));
+    show(await measureStores({ redisUrl: redis.url, gateway }, withPeers));
+    show(await measureStart(scripts.ours, gateway));
+    console.log(`\n${((performance.now() - begin) / 60_000).toFixed(1)} minutes`);
+    if (process.argv.includes("--write")) await writeFigures({ tables, costs, doings });
     return true;
   } finally {
-    await agent.close();
+    for (const { stop } of subjects) await stop();
+    await gateway.close();
+    await outside.close();
     await redis.stop();
   }
 }
 
-const NOT_ALIKE = "the bare handler does not do the same as ours; bring bare-worker.ts up to date";
+const NOT_ALIKE = "the floor does not do the same as ours; bring bare-worker.ts up to date";
 
 if (!(await run())) process.exitCode = 1;
+// Pages that are attached would keep the process.
+process.exit();

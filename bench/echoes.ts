@@ -15,7 +15,7 @@ import {
   AGENT_ID,
   agentBindings,
   apiOf,
-  bareScript,
+  bareProxyScript,
   type Gateway,
   type Script,
   startScript,
@@ -147,7 +147,7 @@ export async function measureEchoes(ours: Script, gateway: Gateway): Promise<Tab
   const provider = new Worker(join(import.meta.dirname, "echo-provider.ts"));
   const [providerUrl] = (await once(provider, "message")) as [string];
   const bindings = agentBindings(providerUrl);
-  const bare = await startScript(await bareScript("bare-proxy.ts"), gateway, { bindings });
+  const bare = await startScript(await bareProxyScript(), gateway, { bindings });
   const workerd = await startScript(ours, gateway, { bindings });
   const linesOf = async (name: string, compresses: boolean): Promise<Lines> => ({
     direct: await openLine(providerUrl, false, null),

@@ -16,7 +16,18 @@ export function withRange(values: readonly number[], digits = 0): string {
   return `${median(values).toFixed(digits)} (${least.toFixed(digits)}–${most.toFixed(digits)})`;
 }
 
-export type Table = { header: readonly string[]; rows: readonly (readonly string[])[] };
+/** `title` is what it is called in the README. */
+export type Table = {
+  title?: string;
+  header: readonly string[];
+  rows: readonly (readonly string[])[];
+};
+
+/** A table as Markdown has it. */
+export function markdownOf({ header, rows }: Table): string {
+  const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
+  return [line(header), `|${"---|".repeat(header.length)}`, ...rows.map(line)].join("\n");
+}
 
 export function printTable({ header, rows }: Table): void {
   const widths = header.map((_, column) =>

@@ -17,6 +17,25 @@ let objectCalls = 0;
 
 export class LiveConversation extends worker.LiveConversation {
   declare readonly ctx: DurableObjectState;
+  readonly #cursors: { rowsWritten: number }[] = [];
+
+  constructor(ctx: DurableObjectState, env: unknown) {
+    const cursors: { rowsWritten: number }[] = [];
+    const { sql } = ctx.storage;
+    const exec = sql.exec.bind(sql);
+    sql.exec = ((...args: Parameters<typeof exec>) => {
+      const cursor = exec(...args);
+      cursors.push(cursor);
+      return cursor;
+    }) as typeof sql.exec;
+    super(ctx, env);
+    this.#cursors = cursors;
+  }
+
+  /** Rows as the platform bills them: entries of indexes count too. */
+  rowsBilled(): number {
+    return this.#cursors.reduce((sum, { rowsWritten }) => sum + rowsWritten, 0);
+  }
 
   /** Rows inserted, updated or deleted since the object was loaded. */
   rowsWritten(): number {
@@ -44,15 +63,24 @@ const counting = (namespace: Namespace) => ({
 let counted: object | undefined;
 
 export default {
-  async fetch(request: Request, env: { LIVE_CONVERSATIONS: Namespace }, ctx: ExecutionContext) {
+  async fetch(
+    request: Request,
+    env: { LIVE_CONVERSATIONS: Namespace; STORAGE_OBJECTS: Namespace },
+    ctx: ExecutionContext,
+  ) {
     const { pathname } = new URL(request.url);
     const conversationId = /^\/recorded\/(.*)$/.exec(pathname)?.[1];
     if (conversationId !== undefined) {
       const { LIVE_CONVERSATIONS: namespace } = env;
       const object = namespace.get(namespace.idFromName(conversationId));
-      return Response.json({ objectCalls, rowsWritten: await object.rowsWritten?.() });
+      const rowsWritten = await object.rowsWritten?.();
+      return Response.json({ objectCalls, rowsWritten, rowsBilled: await object.rowsBilled?.() });
     }
-    counted ??= { ...env, LIVE_CONVERSATIONS: counting(env.LIVE_CONVERSATIONS) };
+    counted ??= {
+      ...env,
+      LIVE_CONVERSATIONS: counting(env.LIVE_CONVERSATIONS),
+      STORAGE_OBJECTS: counting(env.STORAGE_OBJECTS),
+    };
     return worker.default.fetch(request, counted, ctx);
   },
 };

@@ -4,17 +4,10 @@ import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { median, type Table, withRange } from "./figures.ts";
-import { type Gateway, type Script, startScript } from "./workers.ts";
+import { EMPTY, type Gateway, type Script, startScript } from "./workers.ts";
 
 const ROOT = join(import.meta.dirname, "..");
 const STARTS = 9;
-
-/** Answers, and does nothing else. */
-const EMPTY: Script = {
-  name: "bare",
-  source: `export default { fetch: () => new Response("") };`,
-  objects: {},
-};
 
 /** What a page loads for each entry point, in files, built as for the package. */
 async function clientFiles(): Promise<{ core: string[]; withHook: string[] }> {
@@ -56,13 +49,30 @@ function rowOf(name: string, files: readonly string[]): string[] {
   ];
 }
 
-export async function measureSizes(ours: Script, gateway: Gateway): Promise<Table[]> {
-  const { core, withHook } = await clientFiles();
+async function startsOf(ours: Script, gateway: Gateway): Promise<{ ours: number[]; empty: number[] }> {
   const starts = { ours: [] as number[], empty: [] as number[] };
   for (let i = 0; i < STARTS; i++) {
     starts.empty.push(await startMs(EMPTY, gateway));
     starts.ours.push(await startMs(ours, gateway));
   }
+  return starts;
+}
+
+/** The Worker alone: its size, and what it adds to the start of an empty one, each pair of starts by itself. */
+export async function measureStart(ours: Script, gateway: Gateway): Promise<Table> {
+  const starts = await startsOf(ours, gateway);
+  const added = starts.ours.map((ms, i) => ms - (starts.empty[i] ?? Number.NaN));
+  const [, size = "", compressed = ""] = rowOf("Worker", [ours.source]);
+  return {
+    title: "The Worker that is deployed",
+    header: ["KiB", "KiB gzip", "start, added to an empty Worker's, ms", "an empty Worker's, ms"],
+    rows: [[size, compressed, withRange(added), withRange(starts.empty)]],
+  };
+}
+
+export async function measureSizes(ours: Script, gateway: Gateway): Promise<Table[]> {
+  const { core, withHook } = await clientFiles();
+  const starts = await startsOf(ours, gateway);
   return [
     {
       header: ["what is loaded", "KiB", "KiB gzip"],

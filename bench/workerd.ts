@@ -8,14 +8,12 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promis
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
+import { cpuMsOf, rssBytesOf } from "./processes.ts";
 
 const WORKERD = join(import.meta.dirname, "../node_modules/workerd/bin/workerd");
 
 /** A file system that waits for no disk. */
 const MEMORY = "/dev/shm";
-
-/** What /proc counts CPU time in: USER_HZ, which is 100 wherever Node runs (proc_pid_stat(5)). */
-const TICK_MS = 10;
 
 export type WorkerOptions = {
   /** Sources of modules by name; the first one is the Worker. */
@@ -51,9 +49,10 @@ export async function startWorkerd(options: WorkerOptions): Promise<Workerd> {
   const config = join(directory, "config.capnp");
   await writeFile(config, configOf(options, join(directory, "objects")));
 
-  // The log goes nowhere, so that reading it is nobody's cost; the port comes by a descriptor of its own.
+  // The log goes nowhere, so that reading it is nobody's cost; with BENCH_VERBOSE what is wrong is shown. The port
+  // comes by a descriptor of its own.
   const workerd = spawn(WORKERD, ["serve", config, "--control-fd=3", ...(options.args ?? [])], {
-    stdio: ["ignore", "ignore", "inherit", "pipe"],
+    stdio: ["ignore", "ignore", process.env.BENCH_VERBOSE === undefined ? "ignore" : "inherit", "pipe"],
   });
   const endWithUs = () => workerd.kill("SIGKILL");
   process.once("exit", endWithUs);
@@ -102,19 +101,6 @@ async function end(workerd: ChildProcess): Promise<void> {
   // Asked to end it would wait for those who are connected.
   workerd.kill("SIGKILL");
   await ended;
-}
-
-/** The fourteenth and fifteenth field; the second is the command in parentheses, which may hold anything. */
-async function cpuMsOf(pid: number): Promise<number> {
-  const stat = await readFile(`/proc/${pid}/stat`, "utf8");
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  const [userTicks, systemTicks] = [Number(fields[11]), Number(fields[12])];
-  return (userTicks + systemTicks) * TICK_MS;
-}
-
-async function rssBytesOf(pid: number): Promise<number> {
-  const status = await readFile(`/proc/${pid}/status`, "utf8");
-  return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1]) * 1024;
 }
 
 async function filesOf(pid: number): Promise<{ open: number; limit: number }> {

@@ -4,6 +4,7 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { stripTypeScriptTypes } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { PUBLISH_AFTER_MS } from "../lib/live/records.ts";
 import { startWorkerd, type Workerd, type WorkerOptions } from "./workerd.ts";
 
 const ROOT = join(import.meta.dirname, "..");
@@ -15,31 +16,47 @@ export type Script = {
   objects: Record<string, string>;
 };
 
+export const OBJECTS = { LIVE_CONVERSATIONS: "LiveConversation", STORAGE_OBJECTS: "StorageObject" };
+
 export type Gateway = { url: string; token: string };
 
-export async function bareScript(file = "bare-worker.ts"): Promise<Script> {
-  return {
-    name: "bare",
-    source: await withoutTypes(file),
-    objects: { LIVE_CONVERSATIONS: "LiveConversation" },
-  };
+/** Answers, and does nothing else. */
+export const EMPTY: Script = {
+  name: "bare",
+  source: `export default { fetch: () => new Response("") };`,
+  objects: {},
+};
+
+/** The floor. */
+export async function bareScript(): Promise<Script> {
+  return { name: "bare", source: await withoutTypes("bare-worker.ts"), objects: OBJECTS };
 }
 
-/** Built by wrangler, as for a deployment. */
-export async function ourScript(): Promise<Script> {
+/** A proxy that passes frames on and does nothing else. */
+export async function bareProxyScript(): Promise<Script> {
+  const { LIVE_CONVERSATIONS } = OBJECTS;
+  return { name: "bare", source: await withoutTypes("bare-proxy.ts"), objects: { LIVE_CONVERSATIONS } };
+}
+
+/** Built by wrangler, as for a deployment; for a profile with the names that the source has. */
+export async function ourScript({ isMinified = true } = {}): Promise<Script> {
   const directory = await mkdtemp(join(tmpdir(), "bundle-"));
   try {
     const wrangler = join(ROOT, "node_modules/.bin/wrangler");
-    const build = spawnSync(wrangler, ["deploy", "--dry-run", "--outdir", directory], {
-      cwd: ROOT,
-      encoding: "utf8",
-      env: { ...process.env, WRANGLER_SEND_METRICS: "false", CI: "true" },
-    });
+    const build = spawnSync(
+      wrangler,
+      ["deploy", "--dry-run", "--outdir", directory, ...(isMinified ? [] : ["--minify=false"])],
+      {
+        cwd: ROOT,
+        encoding: "utf8",
+        env: { ...process.env, WRANGLER_SEND_METRICS: "false", CI: "true" },
+      },
+    );
     if (build.status !== 0) throw new Error(`The Worker does not build:\n${build.stdout}\n${build.stderr}`);
     return {
       name: "ours",
       source: await readFile(join(directory, "index.js"), "utf8"),
-      objects: { LIVE_CONVERSATIONS: "LiveConversation", STORAGE_OBJECTS: "StorageObject" },
+      objects: OBJECTS,
     };
   } finally {
     await rm(directory, { recursive: true, force: true });
@@ -73,6 +90,8 @@ export async function startScript(
       ELEVENLABS_AGENT_ENABLED: "true",
       REQUIRE_AUTH: "false",
       PUSH_ALLOWED_HOSTS: "localhost,127.0.0.1",
+      // For the floor; ours does not know it.
+      LOGGED_AFTER_MS: String(PUBLISH_AFTER_MS),
       ...bindings,
     },
   });
