@@ -24,17 +24,18 @@ import {
 import { isRequestId, keys } from "./keys.ts";
 import type { Logger } from "./log.ts";
 import { type Result, resultText } from "./result.ts";
-import type {
-  AppendWrite,
-  CreateWrite,
-  IndexWrite,
-  PruneWrite,
-  ReadInCommit,
-  Storage,
-  TouchWrite,
-  TtlSeconds,
-  Write,
-  WriteOutcome,
+import {
+  type AppendWrite,
+  type CreateWrite,
+  type IndexWrite,
+  type PruneWrite,
+  type ReadInCommit,
+  type Storage,
+  surplusOf,
+  type TouchWrite,
+  type TtlSeconds,
+  type Write,
+  type WriteOutcome,
 } from "./storage/storage.ts";
 import { createTtlStore } from "./ttl-store.ts";
 
@@ -376,8 +377,10 @@ export function createConversationStore({ storage, log, now, ttlSeconds }: Conve
 
     /** Says in the log that the history was full and how many of its oldest messages went. */
     reportDropped(conversationId: string, writes: readonly Write[], outcomes: readonly WriteOutcome[]): void {
-      const ofAppends = outcomes.filter((_, i) => writes[i]?.type === "append");
-      const dropped = ofAppends.reduce<number>((sum, outcome) => sum + Number(outcome), 0);
+      const dropped = writes.reduce(
+        (sum, write, i) => sum + (write.type === "append" ? surplusOf(write, Number(outcomes[i])) : 0),
+        0,
+      );
       if (dropped > 0) log.warn("messages.dropped", { conversationId, dropped });
     },
   };

@@ -52,6 +52,8 @@ type Book = {
   /** When times to live and the index were renewed last, and when they are to be without further activity; ms. */
   renewedAt: number;
   renewDueAt: number | null;
+  /** Whether Redis was given a message: where a history begins again after that, it has lost everything. */
+  hasHistory: 0 | 1;
   hadSession: 0 | 1;
   /** The record to create, where it is more than an id. */
   creation: string | null;
@@ -65,6 +67,7 @@ const NEW_BOOK: Book = {
   known: 0,
   renewedAt: 0,
   renewDueAt: null,
+  hasHistory: 0,
   hadSession: 0,
   creation: null,
   deletedAt: null,
@@ -241,8 +244,10 @@ export function createRecords(options: RecordsOptions) {
 
   /** What renews the conversation, where that is due: it is made if it is not known to stand. */
   function renewal(appends: boolean): { writes: Write[]; note: (outcomes: WriteOutcome[]) => void } {
-    if (isDeleted() || book.renewDueAt === null || book.renewDueAt > now())
-      return { writes: [], note: () => {} };
+    const isDue = book.renewDueAt !== null && book.renewDueAt <= now();
+    // With the first message it is also seen whether the record still stands.
+    if (isDeleted() || !(isDue || (appends && book.hasHistory === 0))) return { writes: [], note: () => {} };
+    const hasHistory = appends ? 1 : book.hasHistory;
     const index = conversations.indexWrite(conversationId);
     if (book.known === 0) {
       const record =
@@ -254,7 +259,7 @@ export function createRecords(options: RecordsOptions) {
         note([isNew]) {
           // One that stood was made by an instance: how long it has left is seen to a little later.
           const renewDueAt = isNew === true ? null : now() + RENEW_EVERY_MS;
-          note({ known: 1, creation: null, renewedAt: now(), renewDueAt });
+          note({ known: 1, creation: null, renewedAt: now(), renewDueAt, hasHistory });
         },
       };
     }
@@ -262,8 +267,8 @@ export function createRecords(options: RecordsOptions) {
     return {
       writes: [record, index, ...(appends ? [] : [messages])],
       note([stands]) {
-        if (stands === true) note({ renewedAt: now(), renewDueAt: null });
-        else note({ known: 0, renewDueAt: now() });
+        if (stands === true) note({ renewedAt: now(), renewDueAt: null, hasHistory });
+        else note({ known: 0, renewDueAt: now(), hasHistory });
       },
     };
   }
@@ -274,6 +279,7 @@ export function createRecords(options: RecordsOptions) {
    */
   async function exchange(onSession?: ReadInCommit | SetWrite): Promise<string | null> {
     const messages = missingMessages();
+    const hadHistory = book.hasHistory === 1;
     const renewed = renewal(messages.writes.length > 0);
     const settled = settledEntries();
     const first: Write[] = onSession === undefined ? [] : [onSession];
@@ -306,7 +312,18 @@ export function createRecords(options: RecordsOptions) {
     if (isAlone) noteAll();
     else sql.transaction(noteAll);
     conversations.reportDropped(conversationId, writes, outcomes);
+    const isLost =
+      renewed.writes.length > 0
+        ? book.known === 0
+        : hadHistory && begins(messages.writes, outcomes.slice(first.length));
+    if (isLost) makeAgain();
     return onSession?.type === "get" ? (outcomes[0] as string | null) : null;
+  }
+
+  /** Redis has lost the conversation: it is made again, and nobody waits for it. */
+  function makeAgain(): void {
+    lookAgain();
+    void inTurn(() => exchange()).catch((error: unknown) => noteFailure("renew", error));
   }
 
   /** After a failure: whoever is out of reach is tried again by the alarm, and so is who refuses, ever more rarely. */
@@ -845,4 +862,9 @@ export function createRecords(options: RecordsOptions) {
   function lacksMessages(): boolean {
     return outbox(1).length + results.notInHistory(1).length > 0;
   }
+}
+
+/** Whether a message is the first of its history, by the outcomes of these writes. */
+function begins(writes: readonly Write[], outcomes: readonly WriteOutcome[]): boolean {
+  return writes.some(({ type }, i) => type === "append" && outcomes[i] === 0);
 }

@@ -121,9 +121,10 @@ export function createSqliteKeys(database: Sql, name = "sqlite") {
           key,
           write.value,
         );
-        const surplus = surplusOf(write, lengthOf(key));
+        const before = lengthOf(key) - 1;
+        const surplus = surplusOf(write, before);
         if (surplus > 0) dropOldest(key, surplus);
-        return surplus;
+        return before;
       }
       case "remove": {
         if (!find(key, now, "commit", "list")) return 0;

@@ -37,8 +37,9 @@ export type ReadInCommit = { type: "get"; key: string; ttlSeconds?: TtlSeconds }
 /**
  * Adds `value` at the end of a list and restarts the list's time to live; beyond `maxLength` the oldest
  * entries go, as soon as there are more than `slack` (0) of them: they go together, because it takes a request each time.
- * Result: how many entries were dropped. A commit whose answer was lost may have been applied and may be applied again,
- * so a value can stand in a list twice: whoever reads a list removes repetitions.
+ * Result: how many entries stood there before; `surplusOf` says how many of them go. A commit whose answer was lost may
+ * have been applied and may be applied again, so a value can stand in a list twice: whoever reads a list removes
+ * repetitions.
  */
 export type AppendWrite = {
   type: "append";
@@ -49,8 +50,9 @@ export type AppendWrite = {
   ttlSeconds: TtlSeconds;
 };
 
-/** How many entries a list that is `length` long with the latest one drops. */
-export function surplusOf({ maxLength, slack = 0 }: AppendWrite, length: number): number {
+/** How many entries an append drops of a list that had so many `before`. */
+export function surplusOf({ maxLength, slack = 0 }: AppendWrite, before: number): number {
+  const length = before + 1;
   return length > maxLength + slack ? length - maxLength : 0;
 }
 

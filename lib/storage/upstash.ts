@@ -104,18 +104,15 @@ export function createUpstashStorage({ url, token, timeoutMs = 1500 }: UpstashSt
     }
   }
 
-  /** Caps lists that have grown too long. Returns whether it did; the next append sees to it otherwise. */
-  async function trim(lists: Map<string, number>): Promise<boolean> {
+  /** Caps lists that have grown too long; where that fails, the next append sees to it. */
+  async function trim(lists: Map<string, number>): Promise<void> {
     const batch = redis().pipeline();
     for (const [key, length] of lists) batch.ltrim(key, -length, -1);
-    return batch.exec().then(
-      () => true,
-      () => false,
-    );
+    await batch.exec().catch(() => {});
   }
 
   /**
-   * Turns the lengths that appends answered with into the numbers of dropped entries, and drops them. An LTRIM in
+   * Turns the lengths that appends answered with into those before them, and drops what is too much. An LTRIM in
    * every append would cost a command that nearly always does nothing; it travels by itself where it is needed.
    */
   async function cap(writes: readonly Write[], results: unknown[]): Promise<unknown[]> {
@@ -123,15 +120,15 @@ export function createUpstashStorage({ url, token, timeoutMs = 1500 }: UpstashSt
     const dropped = new Map<string, number>();
     const capped = writes.map((write, i) => {
       if (write.type !== "append") return results[i];
-      const before = dropped.get(write.key) ?? 0;
-      const length = numberOf(results[i]) - before;
-      const surplus = surplusOf(write, length);
-      if (before + surplus > 0) lists.set(write.key, length - surplus);
-      dropped.set(write.key, before + surplus);
-      return surplus;
+      const gone = dropped.get(write.key) ?? 0;
+      const length = numberOf(results[i]) - gone;
+      const surplus = surplusOf(write, length - 1);
+      if (gone + surplus > 0) lists.set(write.key, length - surplus);
+      dropped.set(write.key, gone + surplus);
+      return length - 1;
     });
-    if (lists.size === 0 || (await trim(lists))) return capped;
-    return capped.map((result, i) => (writes[i]?.type === "append" ? 0 : result));
+    if (lists.size > 0) await trim(lists);
+    return capped;
   }
 
   const storage: Storage = {

@@ -647,11 +647,11 @@ function storageCases(contestant: () => Contestant, { rollsBack }: Traits): void
   });
 
   describe("lists", () => {
-    it("keep the newest entries and say how many were dropped", async () => {
+    it("keep the newest entries and say how many stood there before", async () => {
       const key = keys.messages(freshId());
-      const dropped: number[] = [];
-      for (const value of ["a", "b", "c", "d"]) dropped.push(...(await append(key, value, { maxLength: 2 })));
-      expect(dropped).toEqual([0, 0, 1, 1]);
+      const before: number[] = [];
+      for (const value of ["a", "b", "c", "d"]) before.push(...(await append(key, value, { maxLength: 2 })));
+      expect(before).toEqual([0, 1, 2, 2]);
       expect(await storage.range(key, 0, -1)).toEqual(["c", "d"]);
       expect(await append(key, "e", { maxLength: 1 })).toEqual([2]);
       expect(await storage.range(key, 0, -1)).toEqual(["e"]);
@@ -662,10 +662,10 @@ function storageCases(contestant: () => Contestant, { rollsBack }: Traits): void
       const writes = ["a", "b", "c", "d", "e"].map(
         (value) => ({ type: "append", key, value, maxLength: 2, slack: 2, ttlSeconds: 600 }) as const,
       );
-      expect(await storage.commit(writes.slice(0, 3))).toEqual([0, 0, 0]);
-      expect(await storage.commit(writes.slice(3))).toEqual([0, 3]);
+      expect(await storage.commit(writes.slice(0, 3))).toEqual([0, 1, 2]);
+      expect(await storage.commit(writes.slice(3))).toEqual([3, 4]);
       expect(await storage.range(key, 0, -1)).toEqual(["d", "e"]);
-      expect(await storage.commit([...writes, ...writes.slice(0, 2)])).toEqual([0, 0, 3, 0, 0, 3, 0]);
+      expect(await storage.commit([...writes, ...writes.slice(0, 2)])).toEqual([2, 3, 4, 2, 3, 4, 2]);
       expect(await storage.range(key, 0, -1)).toEqual(["e", "a", "b"]);
     });
 
@@ -674,7 +674,7 @@ function storageCases(contestant: () => Contestant, { rollsBack }: Traits): void
       const writes = ["a", "b", "c", "d"].map(
         (value) => ({ type: "append", key, value, maxLength: 2, ttlSeconds: 600 }) as const,
       );
-      expect(await storage.commit(writes)).toEqual([0, 0, 1, 1]);
+      expect(await storage.commit(writes)).toEqual([0, 1, 2, 2]);
       expect(await storage.range(key, 0, -1)).toEqual(["c", "d"]);
     });
 

@@ -203,7 +203,7 @@ class PlainMap {
         const kept =
           items.length > write.maxLength + (write.slack ?? 0) ? items.slice(-write.maxLength) : items;
         this.#put(key, kept, write.ttlSeconds);
-        return items.length - kept.length;
+        return items.length - 1;
       }
       case "remove": {
         const items = this.#list(key) ?? [];

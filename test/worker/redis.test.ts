@@ -254,6 +254,22 @@ describe.skipIf(redis === null)("over a real Redis", () => {
       expect(messages).toMatchObject([{ id: "m1", content: "hi" }]);
     });
 
+    test("that Redis has lost begins again with the next result, and its conversation with it", async () => {
+      await register();
+      // Before its first message, and after it.
+      for (const requestId of ["r1", "r2"]) {
+        await settled();
+        await redis.client.del(conversationKey(), `${conversationKey()}:messages`);
+        await redis.client.zrem("elevenlabs:conversations", id());
+        expect((await callBack(requestId)).status).toBe(200);
+        await expect.poll(async () => (await worker.fetch(`${API}/${id()}`)).status).toBe(200);
+        expect(await (await worker.fetch(`${API}/${id()}`)).json()).toMatchObject({
+          messages: [{ id: `callback:${requestId}` }],
+        });
+        expect(await redis.client.zscore("elevenlabs:conversations", id())).not.toBeNull();
+      }
+    });
+
     test("comes in pages, newest first, that stay right while messages are added", async () => {
       for (let i = 0; i < 25; i++) await say(`message ${i}`);
       const page = async (query: string) =>
