@@ -17,13 +17,13 @@ export type HeldRow = {
   status: string;
   settled_at: number | null;
   logged: string | null;
+  /** 1 as long as there may be something to do with it. */
+  unfinished: number;
 };
 
 /** The log has not been told how a row was settled, and when: one that is settled anew is news again. */
-export const NOT_LOGGED = "settled_at IS NOT NULL AND logged IS NOT status || settled_at";
 const isNotLogged = ({ settled_at, status, logged }: HeldRow) =>
   settled_at !== null && logged !== `${status}${settled_at}`;
-const LACKS_HISTORY = "in_history = 0 AND text IS NOT NULL";
 const lacksHistory = ({ in_history, text }: HeldRow) => in_history === 0 && text !== null;
 
 /** A longer text is read again where it is needed: 200 results of 64 KiB would be a tenth of an isolate's memory. */
@@ -48,7 +48,7 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
   const shortened = new Set<number>();
 
   /** Whether there is still something to do with it. */
-  const isOpen = (row: Row) => row.settled_at === null || lacksHistory(row) || isNotLogged(row);
+  const isOpen = (row: HeldRow) => row.settled_at === null || lacksHistory(row) || isNotLogged(row);
 
   function forget(): void {
     memory = null;
@@ -72,11 +72,9 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
 
   function remembered(): Memory<Row> {
     if (memory !== null) return memory;
-    const [found] = tables.rows<{ hasRows: number; firstSettledAt: number | null; hasLacking: number }>(
+    const [found] = tables.rows<{ hasRows: number; firstSettledAt: number | null }>(
       `SELECT EXISTS (SELECT 1 FROM results) AS hasRows,
-         (SELECT min(settled_at) FROM results WHERE settled_at IS NOT NULL) AS firstSettledAt,
-         EXISTS (SELECT 1 FROM results WHERE ${LACKS_HISTORY}) OR EXISTS (SELECT 1 FROM results WHERE ${NOT_LOGGED})
-           AS hasLacking`,
+         (SELECT min(settled_at) FROM results WHERE settled_at IS NOT NULL) AS firstSettledAt`,
     );
     const read: Memory<Row> = {
       open: new Map(),
@@ -85,10 +83,7 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
       firstSettledAt: found?.firstSettledAt ?? null,
     };
     if (read.hasRows) {
-      for (const row of tables.rows<Row>("SELECT * FROM results WHERE settled_at IS NULL")) keep(read, row);
-      if (found?.hasLacking === 1)
-        for (const condition of [LACKS_HISTORY, NOT_LOGGED])
-          for (const row of tables.rows<Row>(`SELECT * FROM results WHERE ${condition}`)) keep(read, row);
+      for (const row of tables.rows<Row>("SELECT * FROM results WHERE unfinished = 1")) keep(read, row);
     }
     memory = read;
     return read;
@@ -139,11 +134,15 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
     },
 
     /**
-     * Sets columns of a row that was found, if `condition` holds where there is one; of a settled row not the time at which
+     * Sets columns of a row that was found, and that it is finished where nothing is left to do, if `condition` holds where there is one; of a settled row not the time at which
      * it was settled. Returns whether it was done. Nothing is read back: a row has more columns than a step changes.
      */
     set(row: Row, fields: Partial<Row>, condition?: string): boolean {
+      const next = { ...row, ...fields };
+      const finishes = row.unfinished === 1 && !isOpen(next);
+      if (finishes) next.unfinished = 0;
       const columns = Object.keys(fields).map((column) => `${column} = ?`);
+      if (finishes) columns.push("unfinished = 0");
       const where = condition === undefined ? "" : ` AND ${condition} RETURNING seq`;
       const done = tables.rows(
         `UPDATE results SET ${columns.join(", ")} WHERE seq = ?${where}`,
@@ -151,7 +150,7 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
         row.seq,
       );
       if (condition !== undefined && done.length === 0) return false;
-      note([{ ...row, ...fields }]);
+      note([next]);
       return true;
     },
 

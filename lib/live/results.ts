@@ -20,7 +20,7 @@ import type { Delivery, Result } from "../result.ts";
 import { type Sql, type SqlValue, tablesOf } from "../sql.ts";
 import type { TtlSeconds } from "../storage/storage.ts";
 import { type AgentConversation, isSame } from "./agent-conversation.ts";
-import { createHeldRows, NOT_LOGGED } from "./held-rows.ts";
+import { createHeldRows } from "./held-rows.ts";
 
 export const RESULT_STATUSES = [
   "waiting",
@@ -128,12 +128,17 @@ type Row = {
   waits_since: number | null;
   logged: string | null;
   in_history: number;
+  unfinished: number;
   deliver_by: number | null;
 };
 
 const GIVEN_UP = "INTEGER NOT NULL DEFAULT 0";
 const AGAIN = "INTEGER NOT NULL DEFAULT 0";
-/** Without the status in an index of what is open: it would be written with every step of a row, and is billed as a row. */
+const UNFINISHED = "INTEGER NOT NULL DEFAULT 1";
+/**
+ * What is `unfinished` stays in the one index of it from its arrival until there is nothing more to do: an index by
+ * status, or one for each thing that is lacking, would be written with every step of a row, and is billed as a row.
+ */
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS results (
     seq INTEGER PRIMARY KEY,
@@ -157,12 +162,11 @@ const SCHEMA = `
     given_up ${GIVEN_UP},
     again ${AGAIN},
     waits_since INTEGER,
-    logged TEXT
+    logged TEXT,
+    unfinished ${UNFINISHED}
   );
-  CREATE INDEX IF NOT EXISTS results_unsettled ON results (seq) WHERE settled_at IS NULL;
-  CREATE INDEX IF NOT EXISTS results_settled ON results (settled_at) WHERE settled_at IS NOT NULL;
-  CREATE INDEX IF NOT EXISTS results_not_logged ON results (seq) WHERE ${NOT_LOGGED};
-  CREATE INDEX IF NOT EXISTS results_not_in_history ON results (seq) WHERE in_history = 0;`;
+  CREATE INDEX IF NOT EXISTS results_unfinished ON results (seq) WHERE unfinished = 1;
+  CREATE INDEX IF NOT EXISTS results_settled ON results (settled_at) WHERE settled_at IS NOT NULL;`;
 
 /** What is known of the whole table. Times in ms, null where there is no such row. */
 type Overview = {
@@ -175,7 +179,7 @@ type Overview = {
 };
 
 /** Rows that may still be said. */
-const OPEN = "settled_at IS NULL AND status IN ('waiting', 'unconfirmed')";
+const OPEN = "unfinished = 1 AND settled_at IS NULL AND status IN ('waiting', 'unconfirmed')";
 const isOpen = ({ settled_at, status }: Row) =>
   settled_at === null && (status === "waiting" || status === "unconfirmed");
 
@@ -201,6 +205,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     again: AGAIN,
     waits_since: "INTEGER",
     logged: "TEXT",
+    unfinished: UNFINISHED,
   });
   const held = createHeldRows<Row>(tables);
   const { change, find, rows: sqlRows, transaction } = held;
@@ -326,7 +331,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
         settle(
           "dropped",
           now,
-          `seq IN (SELECT seq FROM results WHERE settled_at IS NULL AND status = 'waiting'
+          `seq IN (SELECT seq FROM results WHERE unfinished = 1 AND settled_at IS NULL AND status = 'waiting'
                    ORDER BY seq DESC LIMIT -1 OFFSET ?)`,
           MAX_WAITING,
         );
@@ -458,8 +463,11 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
         const isStanding =
           row?.status === "waiting" || row?.status === "saying" || row?.status === "unconfirmed";
         if (row === undefined || !isStanding) return false;
+        // One that had been given up is settled anew.
+        const isAnew = row.settled_at !== null;
         change(
-          "UPDATE results SET status = 'delivered', attempts = ?, retry_at = NULL, settled_at = ? WHERE seq = ?",
+          `UPDATE results SET status = 'delivered', attempts = ?, retry_at = NULL, settled_at = ?
+             ${isAnew ? ", unfinished = 1" : ""} WHERE seq = ?`,
           // It is the last telling that was heard, unless nobody was reached by it.
           ["pending", "unconfirmed"].includes(read(row).attempts.at(-1)?.outcome ?? "")
             ? lastAttemptIs(row, { outcome: "delivered", proof: "heard" })
@@ -467,8 +475,8 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
           now,
           row.seq,
         );
-        // One that had been given up is settled anew, and may have been the first that is forgotten.
-        if (row.settled_at !== null) held.forget();
+        // It may have been the first that is forgotten.
+        if (isAnew) held.forget();
         return true;
       });
     },
@@ -489,7 +497,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
             const tellings = row.status === "saying" ? row.tellings : row.tellings - 1;
             sql.rows(
               `UPDATE results SET status = ?, reason = 'push_failed', attempts = ?, tellings = ?, told_to = ?,
-                 saying_to = NULL, failed_for = ?, retry_at = ?, settled_at = NULL WHERE seq = ?`,
+                 saying_to = NULL, failed_for = ?, retry_at = ?, settled_at = NULL, unfinished = 1 WHERE seq = ?`,
               tellings > 0 ? "unconfirmed" : "waiting",
               lastAttemptIs(row, { outcome }),
               tellings,
@@ -598,7 +606,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
           sql.rows(
             `UPDATE results SET status = 'waiting', reason = NULL, tellings = ?, told_to = NULL, failed_for = NULL,
                failures = 0, retry_at = NULL, deliver_by = NULL, settled_at = NULL, given_up = 0,
-               again = again + 1, waits_since = ? WHERE seq = ?`,
+               again = again + 1, waits_since = ?, unfinished = 1 WHERE seq = ?`,
             mayHaveHeard ? 1 : 0,
             now,
             row.seq,
