@@ -15,7 +15,7 @@ import { keys, partitionOf } from "../lib/keys.ts";
 import { createLiveClient, type LiveClient } from "../lib/live/live-client.ts";
 import { createLogger, type Logger } from "../lib/log.ts";
 import { outageWrite } from "../lib/outages.ts";
-import { pause } from "../lib/patience.ts";
+import { type After, after as ownTimer, pause } from "../lib/patience.ts";
 import type { Channel } from "../lib/push/channel.ts";
 import { createKeyWatch } from "../lib/push/key-watch.ts";
 import { createMonitorChannel } from "../lib/push/monitor.ts";
@@ -95,9 +95,9 @@ function makeParts(config: Config, env: Bindings): Parts {
   };
 }
 
-/** Redis; null where the objects are themselves the storage. */
-export function redisOf({ storage }: Config): Storage | null {
-  return storage.kind === "upstash" ? createUpstashStorage(storage) : null;
+/** Redis; null where the objects are themselves the storage. `after`: the timer of who asks. */
+export function redisOf({ storage }: Config, after: After = ownTimer): Storage | null {
+  return storage.kind === "upstash" ? createUpstashStorage({ ...storage, after }) : null;
 }
 
 /**
@@ -129,10 +129,14 @@ export function embeddedStorage({ STORAGE_OBJECTS: namespace }: Bindings): Stora
 /** What this isolate knows of the keys of providers, for all of its objects. */
 export const providerKeys = createKeyWatch(now, createLogger({ now }));
 
-/** In the order of their precedence. Whoever pushes by them gives the storage, where a key that is refused is noted for all. */
+/**
+ * In the order of their precedence. Whoever pushes by them gives the storage, where a key that is refused is noted for
+ * all, and its timer.
+ */
 export function channelsOf(
   { elevenLabs, providers, pushAllowedHosts: allowedHosts }: Config,
   storage: Storage | null = null,
+  after: After = ownTimer,
 ): Channel[] {
   const { apiKey, apiUrl, monitor } = elevenLabs;
   const watch: KeyWatch = {
@@ -152,7 +156,7 @@ export function channelsOf(
     ...(monitor === "off"
       ? []
       : [createMonitorChannel({ apiKey, apiUrl, allowedHosts, takesAll: monitor === "all" })]),
-    createSocketChannel(allowedHosts, apiUrl),
+    createSocketChannel(allowedHosts, apiUrl, after),
   ];
 }
 

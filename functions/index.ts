@@ -4,6 +4,7 @@ import { openConversation } from "../lib/elevenlabs.ts";
 import { type JsonObject, parseExactly, stringifyJson } from "../lib/json.ts";
 import { LiveConversation as Live, type LiveConversationParts } from "../lib/live/live-conversation.ts";
 import { createLogger } from "../lib/log.ts";
+import type { After } from "../lib/patience.ts";
 import { requireAllowedUrl } from "../lib/registration.ts";
 import type { Answer } from "../lib/rpc.ts";
 import { RecordObject, type RecordObjectParts } from "../lib/storage/record-object.ts";
@@ -15,7 +16,7 @@ export { AgentSessions } from "./entrypoint.ts";
 
 /** The one place where a conversation's results are said. */
 export class LiveConversation extends Live<Bindings> {
-  protected override partsOf(env: Bindings): LiveConversationParts {
+  protected override partsOf(env: Bindings, after: After): LiveConversationParts {
     const parsed = configOf(env);
     if (!parsed.ok) {
       return {
@@ -30,10 +31,10 @@ export class LiveConversation extends Live<Bindings> {
       };
     }
     const { config } = parsed;
-    const storage = redisOf(config) ?? embeddedStorage(env);
+    const storage = redisOf(config, after) ?? embeddedStorage(env);
     return {
       storage,
-      channels: channelsOf(config, storage),
+      channels: channelsOf(config, storage, after),
       requireAllowed: (registration) => requireAllowedUrl(registration, config),
       openAgent: (agentId, parameters, signal) =>
         openConversation(config.elevenLabs, agentId, parameters, signal),

@@ -4,6 +4,7 @@
  * certainly taken may be sent again.
  */
 import { signStandardWebhook } from "./auth/webhook-signature.ts";
+import { inTime } from "./patience.ts";
 
 /** A URL that was checked, and the key that signs what goes there: `whsec_` and base64. */
 export type Destination = { url: string; secret: string };
@@ -37,23 +38,21 @@ export async function postSigned({ url, secret, id, body, now, deadlineMs }: Sig
   const timestampSeconds = Math.floor(now() / 1000);
   const signature = await signStandardWebhook({ id, timestampSeconds, body, secret }).catch(() => null);
   if (signature === null) return { outcome: "unreachable" };
-  const deadline = new AbortController();
-  const timer = setTimeout(() => deadline.abort(), deadlineMs);
-  try {
-    const response = await fetch(url, {
+  const post = (signal: AbortSignal) =>
+    fetch(url, {
       method: "POST",
       headers: { "content-type": "application/json", ...signature },
       body,
       redirect: "manual",
-      signal: deadline.signal,
+      signal,
     });
+  try {
+    const response = await inTime(deadlineMs, post);
     // Not waited for: who goes on answering without end has answered all the same.
     response.body?.cancel().catch(() => {});
     return { outcome: outcomeOf(response.status), status: response.status };
   } catch {
     return { outcome: "unconfirmed" };
-  } finally {
-    clearTimeout(timer);
   }
 }
 

@@ -1,3 +1,5 @@
+/** How long anybody waits for anything. */
+
 /**
  * The reasons for which nobody waits any longer: what was waited for has come, or its time is over. Without a reason the
  * platform makes an exception, with its stack, for each.
@@ -5,17 +7,96 @@
 export const ENOUGH = "answered";
 export const LATE = "too late";
 
+/** Calls `strike` in so many ms, unless what it returns is called before. */
+export type After = (ms: number, strike: () => void) => () => void;
+
+/** Each with a timer of its own, which is all that a request of a Worker may have. */
+export const after: After = (ms, strike) => {
+  const timer = setTimeout(strike, ms);
+  return () => clearTimeout(timer);
+};
+
+/** So often a shared timer strikes while anything is waited for, in ms; and when something is due. */
+const STRIKES_EVERY_MS = 1_000;
+
+/**
+ * All with one timer, for an object, whose requests share what it has: a timer of the platform costs as much as a
+ * statement of SQL, and nearly everything that is waited for comes in time. While nothing is waited for there is no
+ * timer, which would keep the object from hibernating.
+ */
+export function createSharedTimer(now: () => number): After {
+  const waits = new Set<{ at: number; strike: () => void }>();
+  let timer: ReturnType<typeof setTimeout> | null = null;
+  let strikesAt = Number.POSITIVE_INFINITY;
+
+  function stop(): void {
+    if (timer !== null) clearTimeout(timer);
+    timer = null;
+    strikesAt = Number.POSITIVE_INFINITY;
+  }
+
+  function strikeBy(at: number): void {
+    if (at >= strikesAt) return;
+    stop();
+    strikesAt = Math.min(at, now() + STRIKES_EVERY_MS);
+    timer = setTimeout(strike, Math.max(0, strikesAt - now()));
+  }
+
+  function strike(): void {
+    stop();
+    const due = [...waits].filter(({ at }) => at <= now());
+    for (const wait of due) waits.delete(wait);
+    const next = Math.min(...[...waits].map(({ at }) => at));
+    if (waits.size > 0) strikeBy(next);
+    for (const wait of due.sort((a, b) => a.at - b.at)) wait.strike();
+  }
+
+  return (ms, strike) => {
+    const wait = { at: now() + ms, strike };
+    waits.add(wait);
+    strikeBy(wait.at);
+    return () => {
+      waits.delete(wait);
+      if (waits.size === 0) stop();
+    };
+  };
+}
+
 /**
  * Resolves after so many ms, or as soon as the signal says that nobody waits any longer. Not `scheduler.wait`, whose end
  * by a signal is an exception, and costs ten times as much.
  */
-export function pause(ms: number, signal?: AbortSignal): Promise<void> {
+export function pause(ms: number, signal?: AbortSignal, by: After = after): Promise<void> {
   return new Promise((resolve) => {
     if (signal?.aborted) return resolve();
-    const timer = setTimeout(resolve, ms);
+    const takeBack = by(ms, resolve);
     signal?.addEventListener("abort", () => {
-      clearTimeout(timer);
+      takeBack();
       resolve();
     });
   });
+}
+
+/** What is promised, or what `late` makes of it where that takes longer than so many ms. */
+export function orElse<T>(promised: Promise<T>, ms: number, late: () => T, by: After = after): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const takeBack = by(ms, () => resolve(late()));
+    promised.then(resolve, reject).finally(takeBack);
+  });
+}
+
+/** Does work that has so many ms; then its signal ends it. */
+export async function inTime<T>(
+  ms: number,
+  work: (signal: AbortSignal) => Promise<T>,
+  by: After = after,
+): Promise<T> {
+  const deadline = new AbortController();
+  // Taken back when the work is done: `AbortSignal.timeout` would go off behind every request.
+  const takeBack = by(ms, () => deadline.abort(LATE));
+  try {
+    return await work(deadline.signal);
+  } finally {
+    takeBack();
+  }
 }

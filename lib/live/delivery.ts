@@ -8,7 +8,7 @@
  */
 import { parseExactly } from "../json.ts";
 import { type LogFields, type Logger, logFailure } from "../log.ts";
-import { ENOUGH } from "../patience.ts";
+import { type After, orElse, pause } from "../patience.ts";
 import { type Channel, type ChannelName, type Proof, type PushOutcome, pushBy } from "../push/channel.ts";
 import { messageOf, messageOfProgress, type Telling } from "../push/message.ts";
 import type { Delivery, Progress, Result } from "../result.ts";
@@ -95,8 +95,7 @@ export type DeliveryLoopOptions = {
   trace: Trace;
   /** The clock, in ms since the epoch. */
   now: () => number;
-  /** Waits so many ms; a signal ends it early. */
-  wait: (ms: number, signal?: AbortSignal) => Promise<void>;
+  after: After;
 };
 
 export interface DeliveryLoop {
@@ -136,7 +135,8 @@ export interface DeliveryLoop {
 type Sender = { answered: Promise<CallbackAnswer>; answer: (answer: CallbackAnswer) => void; log: Logger };
 
 export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
-  const { results, channels, turn, look, isThere, end, note, trace, now, wait } = options;
+  const { results, channels, turn, look, isThere, end, note, trace, now, after } = options;
+  const wait = (ms: number) => pause(ms, undefined, after);
   /** Who waits for the outcome of the first telling, by requestId. */
   const senders = new Map<string, Sender>();
   let loop: Promise<void> | null = null;
@@ -155,16 +155,8 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     return sender;
   }
 
-  async function answerOf({ answered }: Sender): Promise<CallbackAnswer> {
-    const patience = new AbortController();
-    const late = wait(SENDER_WAITS_MS, patience.signal).then(
-      (): CallbackAnswer => ({ kind: "queued", reason: "pending" }),
-    );
-    try {
-      return await Promise.race([answered, late]);
-    } finally {
-      patience.abort(ENOUGH);
-    }
+  function answerOf({ answered }: Sender): Promise<CallbackAnswer> {
+    return orElse(answered, SENDER_WAITS_MS, () => ({ kind: "queued", reason: "pending" }), after);
   }
 
   function settled(requestIds: readonly string[], answer: CallbackAnswer): void {
@@ -304,7 +296,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       const { outcome } = await channel.push(session, messageOfProgress(progress, channel));
       options.log.info("task.progress", { callbackRequestId: requestId, channel: channel.name, outcome });
     }
-    if (underway.size > 0 && busyUntil !== null) void wait(Math.max(0, busyUntil - now())).then(wake);
+    if (underway.size > 0 && busyUntil !== null) after(Math.max(0, busyUntil - now()), wake);
   }
 
   /** Whether results that wait for silence must go on waiting. */
@@ -320,7 +312,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     heldSince ??= now();
     const retryAt = Math.min(turn.busyUntil(now()) ?? now(), heldSince + LONGEST_HOLD_MS);
     leaveWaiting(rows, "agent_busy", { retryAt });
-    void wait(Math.max(0, retryAt - now())).then(wake);
+    after(Math.max(0, retryAt - now()), wake);
   }
 
   /**

@@ -17,7 +17,7 @@ import {
 import { parseExactly, stringifyJson } from "../json.ts";
 import { createLogger, logFailure } from "../log.ts";
 import { postSigned } from "../outbound.ts";
-import { pause } from "../patience.ts";
+import { type After, createSharedTimer, pause } from "../patience.ts";
 import type { Channel } from "../push/channel.ts";
 import type { Progress, Result } from "../result.ts";
 import { type Answer, answer } from "../rpc.ts";
@@ -100,6 +100,8 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     super(ctx, env);
     const conversationId = ctx.id.name ?? "";
     const sql = durableObjectSql(ctx.storage);
+    const after = createSharedTimer(now);
+    const wait = (ms: number, signal?: AbortSignal) => pause(ms, signal, after);
     const {
       channels,
       requireAllowed,
@@ -109,7 +111,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       outbound,
       featureEnabled,
       ...parts
-    } = this.partsOf(env);
+    } = this.partsOf(env, after);
     const log = createLogger({ now }, { conversationId });
     const breaker = createBreaker({ now, ...OF_AN_OBJECT });
     const storage = withBreaker(parts.storage, breaker, { refuses: true });
@@ -137,7 +139,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       results,
       log,
       now,
-      wait: pause,
+      after,
       ttlSeconds,
       nextTryAt: breaker.nextTryAt,
       // Tool calls must find whose agent calls.
@@ -161,7 +163,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       turn,
       log,
       now,
-      wait: pause,
+      after,
     });
     this.#proxy = createProxy({
       conversationId,
@@ -176,13 +178,13 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
         : null,
       log,
       now,
-      wait: pause,
+      wait,
     });
     this.#results = results;
     this.#records = records;
     this.#tasks = createTasks(sql);
     this.#connections = connections;
-    this.#replies = createReplies({ now, wait: pause });
+    this.#replies = createReplies({ now, after });
     this.#receipts = receipts;
     this.#log = log;
     this.#trace = traceBy(tracing, { conversationId });
@@ -200,7 +202,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       log,
       trace: this.#trace,
       now,
-      wait: pause,
+      after,
     });
     this.#delivery.recover();
     ctx.blockConcurrencyWhile(async () => {
@@ -208,7 +210,8 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     });
   }
 
-  protected abstract partsOf(env: Env): LiveConversationParts;
+  /** `after`: the one timer of the object. */
+  protected abstract partsOf(env: Env, after: After): LiveConversationParts;
 
   /**
    * A page opens a line, or connects to an agent: `relayRequest` and `proxyRequest` make such requests. Answers with

@@ -10,6 +10,7 @@ import { AppError, ConversationDeletedError, isUnavailable, StorageError } from 
 import { byteLength, parseExactly, stringifyJson } from "../json.ts";
 import { keys } from "../keys.ts";
 import { type Logger, logFailure } from "../log.ts";
+import type { After } from "../patience.ts";
 import type { Result } from "../result.ts";
 import {
   SESSION_TTL_SECONDS,
@@ -90,7 +91,7 @@ export type RecordsOptions = {
   log: Logger;
   /** The clock, in ms since the epoch. */
   now: () => number;
-  wait: (ms: number) => Promise<void>;
+  after: After;
   /** How long a conversation lives from its last activity; null for ever. */
   ttlSeconds: TtlSeconds;
   /** When the storage may be tried again, in ms; null for at once. */
@@ -300,17 +301,12 @@ export function createRecords(options: RecordsOptions) {
       logFailure(log, "publish", error);
       return exchange(onSession);
     }
-    const noteAll = () => {
-      messages.note();
-      settled.note();
-      // It may have been deleted meanwhile.
-      const before = first.length + messages.writes.length;
-      if (!isDeleted()) renewed.note(outcomes.slice(before, before + renewed.writes.length));
-    };
-    // One statement, as for most callbacks, is a transaction of its own.
-    const isAlone = messages.ids.length + settled.writes.length <= 1 && renewed.writes.length === 0;
-    if (isAlone) noteAll();
-    else sql.transaction(noteAll);
+    // What is written in one turn becomes true together; where one of them fails, what it says is done again.
+    messages.note();
+    settled.note();
+    // It may have been deleted meanwhile.
+    const before = first.length + messages.writes.length;
+    if (!isDeleted()) renewed.note(outcomes.slice(before, before + renewed.writes.length));
     conversations.reportDropped(conversationId, writes, outcomes);
     const isLost =
       renewed.writes.length > 0
@@ -808,18 +804,18 @@ export function createRecords(options: RecordsOptions) {
       if (isPublishing || now() < Math.max(unpublishedUntil, pausedUntil, logPausedUntil)) return;
       if (!results.lacksLog()) return;
       isPublishing = true;
-      void options
-        .wait(PUBLISH_AFTER_MS)
-        .then(() => inTurn(() => exchange()))
-        .catch((error: unknown) => {
-          unpublishedUntil = now() + FIRST_PAUSE_MS;
-          noteFailure("publish", error);
-        })
-        .catch((error: unknown) => logFailure(log, "publish", error))
-        .finally(() => {
-          isPublishing = false;
-          options.published();
-        });
+      options.after(PUBLISH_AFTER_MS, () => {
+        inTurn(() => exchange())
+          .catch((error: unknown) => {
+            unpublishedUntil = now() + FIRST_PAUSE_MS;
+            noteFailure("publish", error);
+          })
+          .catch((error: unknown) => logFailure(log, "publish", error))
+          .finally(() => {
+            isPublishing = false;
+            options.published();
+          });
+      });
     },
 
     /** When something has to be done next, in ms; null for never. */

@@ -20,7 +20,7 @@ import {
 } from "../json.ts";
 import { isRequestId } from "../keys.ts";
 import { type Logger, logFailure } from "../log.ts";
-import { ENOUGH } from "../patience.ts";
+import { type After, orElse } from "../patience.ts";
 import type { Channel, PushOutcome } from "../push/channel.ts";
 import type { PushMessage } from "../push/message.ts";
 import { type Caller, withProof } from "../registration.ts";
@@ -134,13 +134,13 @@ export type RelayOptions = {
   log: Logger;
   /** The clock, in ms since the epoch. */
   now: () => number;
-  wait: (ms: number, signal?: AbortSignal) => Promise<void>;
+  after: After;
 };
 
 export type Relay = ReturnType<typeof createRelay>;
 
 export function createRelay(options: RelayOptions) {
-  const { conversationId, sockets, records, delivery, turn, now, wait } = options;
+  const { conversationId, sockets, records, delivery, turn, now, after } = options;
   const sql = tablesOf(options.sql, "lines", SCHEMA);
   const peers = new Map<string, Peer>();
   const pushes = new Map<string, Push>();
@@ -340,16 +340,11 @@ export function createRelay(options: RelayOptions) {
         end: resolve,
       };
       pushes.set(pushId, push);
-      const patience = new AbortController();
       try {
         if (!send(line.socket, pushFrame(pushId, message))) return { outcome: "unreachable" };
-        const late = wait(ACKNOWLEDGE_MS, patience.signal).then(
-          (): PushOutcome => ({ outcome: "unconfirmed" }),
-        );
-        return await Promise.race([promise, late]);
+        return await orElse(promise, ACKNOWLEDGE_MS, () => ({ outcome: "unconfirmed" }), after);
       } finally {
         pushes.delete(pushId);
-        patience.abort(ENOUGH);
       }
     },
   };

@@ -2,7 +2,7 @@
  * Tool calls that wait for the result of their own task: what comes while one waits is its answer, and nothing is
  * pushed. In memory only: a call that waits keeps the object there, and costs it no CPU.
  */
-import { ENOUGH } from "../patience.ts";
+import { type After, orElse } from "../patience.ts";
 import type { PushOutcome } from "../push/channel.ts";
 import type { Result } from "../result.ts";
 
@@ -27,13 +27,7 @@ type Reply = {
 
 export type Replies = ReturnType<typeof createReplies>;
 
-export function createReplies({
-  now,
-  wait,
-}: {
-  now: () => number;
-  wait: (ms: number, signal?: AbortSignal) => Promise<void>;
-}) {
+export function createReplies({ now, after }: { now: () => number; after: After }) {
   const replies = new Map<string, Reply>();
 
   const calls = {
@@ -52,10 +46,7 @@ export function createReplies({
       const { promise, resolve } = Promise.withResolvers<Result | null>();
       reply.take = resolve;
       if (reply.offered !== null) return reply.offered.result;
-      const patience = new AbortController();
-      const late = wait(ms, patience.signal).then(() => null);
-      const result = await Promise.race([promise, late]);
-      patience.abort(ENOUGH);
+      const result = await orElse(promise, ms, () => null, after);
       if (result === null) replies.delete(taskId);
       return result;
     },
@@ -92,13 +83,12 @@ export function createReplies({
       const { promise, resolve: end } = Promise.withResolvers<PushOutcome>();
       reply.offered = { result, end };
       reply.take?.(result);
-      const patience = new AbortController();
-      const late = wait(CONFIRM_MS, patience.signal).then((): PushOutcome => {
+      const late = (): PushOutcome => {
         replies.delete(result.requestId);
         // A call that never came for it was told nothing.
         return { outcome: reply.take === null ? "unreachable" : "unconfirmed" };
-      });
-      return Promise.race([promise, late]).finally(() => patience.abort(ENOUGH));
+      };
+      return orElse(promise, CONFIRM_MS, late, after);
     },
   };
   return calls;

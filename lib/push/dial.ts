@@ -6,7 +6,7 @@
  * Workers open outbound sockets by `fetch` with an Upgrade header, on http(s) URLs
  * (developers.cloudflare.com/workers/examples/websockets/#write-a-websocket-client).
  */
-import { LATE } from "../patience.ts";
+import { type After, after, LATE } from "../patience.ts";
 import type { PushOutcome } from "./channel.ts";
 
 /** How long the opening handshake, and likewise the closing handshake, may take. */
@@ -25,54 +25,58 @@ const NORMAL_CLOSURE = 1000;
 const NO_STATUS = 1005;
 
 /** Dials, sends one frame and closes. Redirects are not followed: they could lead anywhere. Never throws. */
-export async function dialAndSend({ url, headers, frame, isReady }: DialOptions): Promise<PushOutcome> {
-  const deadline = new AbortController();
-  let since = Date.now();
-  // One clock for both handshakes, which is set anew only if it strikes during the second: most never see it strike.
-  const strike = () => {
-    const left = since + DIAL_DEADLINE_MS - Date.now();
-    if (left > 0) timer = setTimeout(strike, left);
-    else deadline.abort(LATE);
-  };
-  let timer = setTimeout(strike, DIAL_DEADLINE_MS);
+export async function dialAndSend(
+  { url, headers, frame, isReady }: DialOptions,
+  by: After = after,
+): Promise<PushOutcome> {
+  const cut = new AbortController();
+  const takeBackOpening = by(DIAL_DEADLINE_MS, () => cut.abort(LATE));
+  const opened = await openSocket(url, headers ?? {}, cut.signal);
+  takeBackOpening();
+  if ("outcome" in opened) return { outcome: opened.outcome };
+  const saying = say(opened.socket, frame, isReady);
+  const takeBack = by(DIAL_DEADLINE_MS, () => {
+    saying.giveUp();
+    // The signal cuts the socket, too: whoever does not close it would hold it for as long as it likes.
+    cut.abort(LATE);
+  });
   try {
-    const opened = await openSocket(url, headers ?? {}, deadline.signal);
-    if ("outcome" in opened) return { outcome: opened.outcome };
-    since = Date.now();
-    return await sendTo(opened.socket, frame, isReady, deadline.signal);
+    return await saying.outcome;
   } finally {
-    clearTimeout(timer);
+    takeBack();
   }
 }
 
-function sendTo(
+function say(
   socket: WebSocket,
   frame: string,
   isReady: DialOptions["isReady"],
-  signal: AbortSignal,
-): Promise<PushOutcome> {
-  const { promise, resolve } = Promise.withResolvers<PushOutcome>();
+): { outcome: Promise<PushOutcome>; giveUp(): void } {
+  const { promise: outcome, resolve } = Promise.withResolvers<PushOutcome>();
   let sent = false;
-  // The signal cuts the socket, too: whoever does not close it would hold it for as long as it likes.
-  signal.addEventListener("abort", () => {
-    resolve({ outcome: sent ? "unconfirmed" : "unreachable" });
-    socket.close(NORMAL_CLOSURE);
-  });
+  const fail = () => resolve({ outcome: sent ? "unconfirmed" : "unreachable" });
   const send = () => {
     sent = true;
     socket.send(frame);
     socket.close(NORMAL_CLOSURE, "delivered");
   };
-  socket.addEventListener("message", ({ data }) => {
-    if (!sent && isReady?.(data)) send();
-  });
+  if (isReady !== undefined)
+    socket.addEventListener("message", ({ data }) => {
+      if (!sent && isReady(data)) send();
+    });
   socket.addEventListener("close", ({ code }) =>
     resolve(sent ? judge(code) : { outcome: "refused", closeCode: code }),
   );
-  socket.addEventListener("error", () => resolve({ outcome: sent ? "unconfirmed" : "unreachable" }));
+  socket.addEventListener("error", fail);
   socket.accept();
   if (isReady === undefined) send();
-  return promise;
+  return {
+    outcome,
+    giveUp() {
+      fail();
+      socket.close(NORMAL_CLOSURE);
+    },
+  };
 }
 
 /** No connection came about: nobody answered, or the peer did not want one. `status` is that of its answer. */

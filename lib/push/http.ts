@@ -4,6 +4,7 @@
  * followed, because they could lead anywhere, and of an answer little is read.
  */
 import { stringifyJson } from "../json.ts";
+import { inTime } from "../patience.ts";
 import type { Proof } from "./channel.ts";
 import type { ProviderOutcome } from "./provider.ts";
 
@@ -36,21 +37,20 @@ export type HttpPush = {
  */
 export async function pushByHttp(push: HttpPush): Promise<ProviderOutcome> {
   const { method = "POST", url, headers, body, deadlineMs = HTTP_PUSH_DEADLINE_MS } = push;
-  const deadline = new AbortController();
-  const timer = setTimeout(() => deadline.abort(), deadlineMs);
   try {
-    const response = await fetch(url, {
-      method,
-      headers: { ...headers, "content-type": "application/json" },
-      body: stringifyJson(body),
-      redirect: "manual",
-      signal: deadline.signal,
+    const answer = await inTime(deadlineMs, async (signal): Promise<HttpAnswer> => {
+      const response = await fetch(url, {
+        method,
+        headers: { ...headers, "content-type": "application/json" },
+        body: stringifyJson(body),
+        redirect: "manual",
+        signal,
+      });
+      return { status: response.status, body: await textOf(response) };
     });
-    return judge({ status: response.status, body: await textOf(response) }, push);
+    return judge(answer, push);
   } catch {
     return { outcome: "unconfirmed" };
-  } finally {
-    clearTimeout(timer);
   }
 }
 

@@ -7,6 +7,7 @@ import type {
   ContextualUpdateClientToOrchestratorEvent,
   UserMessageClientToOrchestratorEvent,
 } from "@elevenlabs/types";
+import type { After } from "../patience.ts";
 import { isElsewhere } from "../session-store.ts";
 import type { Channel, PushableSession } from "./channel.ts";
 import { dialAndSend } from "./dial.ts";
@@ -16,7 +17,7 @@ import { type AllowedHosts, checkPushTarget, isElevenLabsConversationUrl } from 
 type Frame = UserMessageClientToOrchestratorEvent | ContextualUpdateClientToOrchestratorEvent;
 
 /** `apiUrl` is the origin of ElevenLabs' API. */
-export function createSocketChannel(allowedHosts: AllowedHosts, apiUrl: string): Channel {
+export function createSocketChannel(allowedHosts: AllowedHosts, apiUrl: string, by?: After): Channel {
   /** Of each record that was looked at, for as long as somebody holds it. */
   const targets = new WeakMap<PushableSession, URL | null>();
 
@@ -38,7 +39,7 @@ export function createSocketChannel(allowedHosts: AllowedHosts, apiUrl: string):
     async push(session, message) {
       const url = targetOf(session);
       if (url === null) return { outcome: "refused" };
-      return dialAndSend({ url, frame: JSON.stringify(frameOf(message)) });
+      return dialAndSend({ url, frame: JSON.stringify(frameOf(message)) }, by);
     },
   };
 }

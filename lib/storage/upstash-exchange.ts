@@ -8,7 +8,7 @@
  */
 import type { UpstashRequest } from "@upstash/redis/cloudflare";
 import type { StorageFailure } from "../errors.ts";
-import { LATE, pause } from "../patience.ts";
+import { type After, inTime, pause } from "../patience.ts";
 
 export type UpstashExchangeOptions = {
   /** `https://…`, without a path. */
@@ -16,6 +16,7 @@ export type UpstashExchangeOptions = {
   token: string;
   /** Milliseconds for the whole exchange: both attempts, the pause between them and the answer's body. */
   timeoutMs: number;
+  after?: After;
 };
 
 /** An exchange that failed. The message says only how; `cause` may hold what the server said. */
@@ -39,7 +40,12 @@ export type UpstashAnswer = { result: unknown } | { result: unknown }[];
  */
 export type UpstashExchange = (request: UpstashRequest) => Promise<UpstashAnswer>;
 
-export function createUpstashExchange({ url, token, timeoutMs }: UpstashExchangeOptions): UpstashExchange {
+export function createUpstashExchange({
+  url,
+  token,
+  timeoutMs,
+  after,
+}: UpstashExchangeOptions): UpstashExchange {
   const baseUrl = url.replace(/\/$/, "");
   // Sent back with every request, so that no replica answers that has not seen our own writes.
   let syncToken = "";
@@ -48,40 +54,38 @@ export function createUpstashExchange({ url, token, timeoutMs }: UpstashExchange
     path: string[],
     body: string,
     attempts: number,
+    signal: AbortSignal,
   ): Promise<{ response: Response; text: string }> {
-    const deadline = new AbortController();
-    // Taken back when the answer is there: `AbortSignal.timeout` would go off behind every request.
-    const timer = setTimeout(() => deadline.abort(LATE), timeoutMs);
-    const { signal } = deadline;
-    try {
-      for (let attempt = 1; ; attempt++) {
-        try {
-          const response = await fetch([baseUrl, ...path].join("/"), {
-            method: "POST",
-            headers: {
-              authorization: `Bearer ${token}`,
-              "content-type": "application/json",
-              ...(syncToken === "" ? {} : { "upstash-sync-token": syncToken }),
-            },
-            body,
-            // Following a redirect would turn the POST into a GET.
-            redirect: "manual",
-            signal,
-          });
-          return { response, text: await response.text() };
-        } catch (cause) {
-          if (signal.aborted) throw new UpstashExchangeError("timeout", { cause });
-          if (attempt >= attempts) throw new UpstashExchangeError("network", { cause });
-          await pause(RETRY_AFTER_MS);
-        }
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const response = await fetch([baseUrl, ...path].join("/"), {
+          method: "POST",
+          headers: {
+            authorization: `Bearer ${token}`,
+            "content-type": "application/json",
+            ...(syncToken === "" ? {} : { "upstash-sync-token": syncToken }),
+          },
+          body,
+          // Following a redirect would turn the POST into a GET.
+          redirect: "manual",
+          signal,
+        });
+        return { response, text: await response.text() };
+      } catch (cause) {
+        if (signal.aborted) throw new UpstashExchangeError("timeout", { cause });
+        if (attempt >= attempts) throw new UpstashExchangeError("network", { cause });
+        await pause(RETRY_AFTER_MS);
       }
-    } finally {
-      clearTimeout(timer);
     }
   }
 
   return async ({ path = [], body }) => {
-    const { response, text } = await post(path, JSON.stringify(body), isRepeatable(body) ? 2 : 1);
+    const attempts = isRepeatable(body) ? 2 : 1;
+    const { response, text } = await inTime(
+      timeoutMs,
+      (signal) => post(path, JSON.stringify(body), attempts, signal),
+      after,
+    );
     if (!response.ok) {
       throw new UpstashExchangeError(failureOf(response.status, text), { cause: new Error(text) });
     }

@@ -13,6 +13,7 @@
  */
 import { type Pipeline, Redis, type UpstashResponse } from "@upstash/redis/cloudflare";
 import { StorageError } from "../errors.ts";
+import type { After } from "../patience.ts";
 import { compareIndexEntries, decodeIndexCursor, indexPage } from "./index-order.ts";
 import {
   checkWrites,
@@ -35,6 +36,8 @@ export type UpstashStorageOptions = {
   token: string;
   /** Milliseconds until a request is given up, its one retry included. 1,500. */
   timeoutMs?: number;
+  /** By which timer; each request has one of its own otherwise. */
+  after?: After;
 };
 
 /**
@@ -73,7 +76,12 @@ type Commands = {
 /** Commands of one write, and the reading of their results, in the same order. */
 type Step = { add: (redis: Commands) => unknown; commands: 1 | 2; read: (results: unknown[]) => unknown };
 
-export function createUpstashStorage({ url, token, timeoutMs = 1500 }: UpstashStorageOptions): Storage {
+export function createUpstashStorage({
+  url,
+  token,
+  timeoutMs = 1500,
+  after,
+}: UpstashStorageOptions): Storage {
   const name = "upstash";
   let client: Redis | undefined;
 
@@ -89,7 +97,7 @@ export function createUpstashStorage({ url, token, timeoutMs = 1500 }: UpstashSt
       automaticDeserialization: false,
       enableTelemetry: false,
     });
-    const exchange = createUpstashExchange({ url, token, timeoutMs });
+    const exchange = createUpstashExchange({ url, token, timeoutMs, ...(after && { after }) });
     // The client declares the answer of one command, and reads a pipeline's array through the same door.
     client.use(async (request) => (await exchange(request)) as UpstashResponse<unknown>);
     return client;

@@ -23,6 +23,7 @@ import { createResults, type ResultRow } from "../../lib/live/results.ts";
 import { createTurn } from "../../lib/live/turn.ts";
 import { createLogger } from "../../lib/log.ts";
 import type { PostOutcome } from "../../lib/outbound.ts";
+import { type After, pause } from "../../lib/patience.ts";
 import type { Channel, ChannelName, PushOutcome } from "../../lib/push/channel.ts";
 import type { PushMessage } from "../../lib/push/message.ts";
 import type { Caller } from "../../lib/registration.ts";
@@ -54,13 +55,17 @@ export function createClock(start = START) {
       await crypto.subtle.digest("SHA-256", new Uint8Array(1));
     }
   };
+  const after: After = (ms, strike) => {
+    const timer = { at: now + ms, wake: strike };
+    timers.push(timer);
+    return () => {
+      timers = timers.filter((other) => other !== timer);
+    };
+  };
   return {
     now: () => now,
-    wait: (ms: number, signal?: AbortSignal) =>
-      new Promise<void>((resolve) => {
-        timers.push({ at: now + ms, wake: resolve });
-        signal?.addEventListener("abort", () => resolve());
-      }),
+    after,
+    wait: (ms: number, signal?: AbortSignal) => pause(ms, signal, after),
     settle,
     async advance(ms: number): Promise<void> {
       await settle();
@@ -129,7 +134,7 @@ export function testConversation({
 } = {}) {
   const conversationId = "c1";
   const clock = createClock();
-  const { now, wait } = clock;
+  const { now, after } = clock;
   const pushed: PushMessage[] = [];
   const sent: SentReceipt[] = [];
   const duesAtRest: (number | null)[] = [];
@@ -164,7 +169,7 @@ export function testConversation({
     onReceipt === undefined ? null : { url: `https://${recipient}.example/`, secret: "whsec_" };
 
   function start() {
-    const replies = createReplies({ now, wait });
+    const replies = createReplies({ now, after });
     const results = createResults({ sql, ttlSeconds: TTL_SECONDS });
     const dialling = channels?.(pushed) ?? [
       createTestChannel(pushed, onPush === undefined ? {} : { onPush }),
@@ -193,7 +198,7 @@ export function testConversation({
       log,
       now,
       // An object that has died does nothing any more.
-      wait: (ms) => wait(ms).then(() => (life.records === records ? undefined : new Promise<void>(() => {}))),
+      after: (ms, strike) => after(ms, () => life.records === records && strike()),
       ttlSeconds: TTL_SECONDS,
       agents: createAgentConversations({ storage, log, ttlSeconds: TTL_SECONDS }),
       connected: () => relay.connection()?.session ?? null,
@@ -213,7 +218,7 @@ export function testConversation({
       turn,
       log,
       now,
-      wait,
+      after,
     });
     const delivery: DeliveryLoop = createDeliveryLoop({
       results,
@@ -232,7 +237,7 @@ export function testConversation({
       log,
       trace,
       now,
-      wait,
+      after,
     });
     delivery.recover();
     return { results, records, delivery, relay, replies, receipts };
