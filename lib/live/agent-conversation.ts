@@ -13,7 +13,16 @@ export type AgentConversation = {
   registrationId: string;
 };
 
-export async function agentConversationOf(session: SessionRecord): Promise<AgentConversation> {
+/** Of each record, for as long as somebody holds it. */
+const known = new WeakMap<SessionRecord, Promise<AgentConversation>>();
+
+export function agentConversationOf(session: SessionRecord): Promise<AgentConversation> {
+  const conversation = known.get(session) ?? identify(session);
+  known.set(session, conversation);
+  return conversation;
+}
+
+async function identify(session: SessionRecord): Promise<AgentConversation> {
   const { agentSessionId = null, wsUrl, registrationId } = session;
   return { agentSessionId, urlDigest: wsUrl === undefined ? null : await digest(wsUrl), registrationId };
 }

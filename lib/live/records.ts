@@ -144,6 +144,7 @@ export function createRecords(options: RecordsOptions) {
   /** Whether what was settled is being given to the log, and until when that is left to the alarm. */
   let isPublishing = false;
   let unpublishedUntil = 0;
+  let lastRead: { text: string | null; record: SessionRecord | null } = { text: null, record: null };
   /** The registration of a page that is being attached: it is current, but nothing can be said to it yet. */
   let arriving: string | null = null;
 
@@ -370,6 +371,13 @@ export function createRecords(options: RecordsOptions) {
     if (now() - savedAt.at >= LATE_REQUESTS_MS) current.saved(copy);
   }
 
+  /** A session as it stands in Redis; the same text is the same record, of which nothing need be found out again. */
+  function read(text: string | null): SessionRecord | null {
+    if (text !== lastRead.text)
+      lastRead = { text, record: text === null ? null : sessions.parse(conversationId, text) };
+    return lastRead.record;
+  }
+
   /** The session as Redis and the copy have it. Throws StorageError where Redis does not answer. */
   async function readSession(): Promise<SessionRecord | null> {
     const inRedis = await sessions.get(conversationId);
@@ -492,7 +500,7 @@ export function createRecords(options: RecordsOptions) {
           const text = await exchange(
             isFresh ? undefined : { type: "get", key: keys.session(conversationId) },
           );
-          const inRedis = text === null ? null : sessions.parse(conversationId, text);
+          const inRedis = read(text);
           if (isDeleted()) return { session: null, hadSession: false };
           session = isFresh ? current.alone(now()) : current.choose(inRedis, now());
         } catch (error) {
