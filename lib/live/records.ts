@@ -564,10 +564,14 @@ export function createRecords(options: RecordsOptions) {
       }),
 
     /**
-     * Takes over a registration that Redis has, or, where `isUnsaved`, has still to get. Returns whether it replaced
-     * another. What it does before its first await is done when it returns. Throws ConversationDeletedError.
+     * Takes over a registration that Redis has, or, where `isUnsaved`, has still to get. `to` is null where nothing was
+     * told yet. Returns whether it replaced another. What it does before its first await is done when it returns. Throws ConversationDeletedError.
      */
-    async registered(session: SessionRecord, to: AgentConversation, isUnsaved: boolean): Promise<boolean> {
+    async registered(
+      session: SessionRecord,
+      to: AgentConversation | null,
+      isUnsaved: boolean,
+    ): Promise<boolean> {
       requireStanding();
       const before = current.copy(now());
       const isSame = before?.record != null && before.registrationId === session.registrationId;
@@ -583,7 +587,7 @@ export function createRecords(options: RecordsOptions) {
           // Where one before it is still to be saved, a late request of that may yet take its place.
           current.set(session, now(), isUnsaved || before?.unsaved === "set" ? "set" : null);
         note({ hadSession: 1 });
-        results.identify(to);
+        if (to !== null) results.identify(to);
       };
       // Where nobody waits to hear what another was told, the session is all that there is to write.
       if (book.hadSession === 1 && !results.hasOpen()) take();

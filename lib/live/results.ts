@@ -183,6 +183,8 @@ const OPEN = "unfinished = 1 AND settled_at IS NULL AND status IN ('waiting', 'u
 const isOpen = ({ settled_at, status }: Row) =>
   settled_at === null && (status === "waiting" || status === "unconfirmed");
 
+const isTold = ({ told_to, saying_to }: Row) => told_to !== null || saying_to !== null;
+
 /** Since when a row waits. */
 const WAITS_SINCE = "coalesce(waits_since, received_at)";
 const waitsSince = ({ waits_since, received_at }: Row) => waits_since ?? received_at;
@@ -524,12 +526,13 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
       );
     },
 
+    /** Whether anything that is not settled may have been heard. */
+    hasTold: () => held.unsettledInNoOrder().some(isTold),
+
     /** An agent conversation has become known by its id: what was told there, or is being told, was told to that id. */
     identify(to: AgentConversation): void {
       if (to.agentSessionId === null) return;
-      const told = held
-        .unsettled()
-        .filter(({ told_to, saying_to }) => told_to !== null || saying_to !== null);
+      const told = held.unsettled().filter(isTold);
       if (told.length === 0) return;
       sql.transaction(() => {
         for (const column of ["told_to", "saying_to"] as const) {
