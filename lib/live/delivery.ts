@@ -68,8 +68,11 @@ export function outcomeOf(answer: CallbackAnswer): SpanAttributes {
   }
 }
 
-/** Who is there to be told; `hadSession` says whether anybody ever was. */
-export type Presence = { session: SessionRecord | null; hadSession: boolean };
+/**
+ * Who is there to be told; `hadSession` says whether anybody ever was. `written` resolves when the history has been
+ * brought up to date, or cannot be for the moment; left out where it has.
+ */
+export type Presence = { session: SessionRecord | null; hadSession: boolean; written?: Promise<void> };
 
 /** A result that a page has told, and the how manieth time it was to be said then. */
 export type Heard = { requestId: string; again: number };
@@ -141,6 +144,8 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
   const senders = new Map<string, Sender>();
   let loop: Promise<void> | null = null;
   let isCalled = false;
+  /** What the last look goes on to write. */
+  let written: Promise<void> = Promise.resolve();
   /** The newest progress of each task that is still to be said. */
   const underway = new Map<string, Progress>();
   /** Which progress of a task was taken last, by its id; of so many tasks. */
@@ -159,9 +164,11 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     return orElse(answered, SENDER_WAITS_MS, () => ({ kind: "queued", reason: "pending" }), after);
   }
 
+  /** Tells whoever waits, once the history has what they sent, so that they find it there. */
   function settled(requestIds: readonly string[], answer: CallbackAnswer): void {
     for (const requestId of requestIds) {
-      senders.get(requestId)?.answer(answer);
+      const sender = senders.get(requestId);
+      if (sender !== undefined) void written.then(() => sender.answer(answer));
       senders.delete(requestId);
     }
   }
@@ -245,7 +252,8 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
 
   /** One look at who is there, and everything that is due said to them. */
   async function pass(): Promise<void> {
-    const { session, hadSession } = await look();
+    const { session, hadSession, ...looked } = await look();
+    if (looked.written !== undefined) written = looked.written;
     expire();
     if (session === null) {
       underway.clear();
@@ -465,7 +473,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       answerSettled();
     }
     loop = null;
-    options.rested();
+    void written.then(options.rested);
   }
 
   function wake(): void {
@@ -536,6 +544,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     wake,
     rest: async () => {
       while (loop !== null) await loop;
+      await written;
     },
     recover: () => noteUnconfirmed(results.recover(now())),
     expire,

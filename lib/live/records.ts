@@ -478,6 +478,31 @@ export function createRecords(options: RecordsOptions) {
     return Date.parse(alone.renewedAt ?? alone.createdAt) + RENEW_SESSION_MS;
   }
 
+  /** Who is there, by Redis and the copy, when it is our turn. */
+  function lookInTurn(): Promise<Presence> {
+    return inTurn(async () => {
+      const copy = current.copy(now());
+      const isFresh = connected() !== null || (copy?.record != null && now() - copy.since < FRESH_MS);
+      let session: SessionRecord | null;
+      try {
+        const text = await exchange(isFresh ? undefined : { type: "get", key: keys.session(conversationId) });
+        const inRedis = read(text);
+        if (isDeleted()) return { session: null, hadSession: false };
+        session = isFresh ? current.alone(now()) : current.choose(inRedis, now());
+      } catch (error) {
+        noteFailure("look", error);
+        if (isUnavailable(error)) lookAgain();
+        // Where something else in the request was refused, the session can still be read.
+        const alone = () => current.alone(now());
+        session = isUnavailable(error) ? alone() : await readSession().catch(alone);
+      }
+      if (isDeleted()) return { session: null, hadSession: false };
+      session = connected() ?? (isCutOff(session) ? null : session);
+      if (session !== null) note({ hadSession: 1 });
+      return { session, hadSession: book.hadSession === 1 };
+    }).then((presence) => (arriving === null ? presence : records.look()));
+  }
+
   const records = {
     current,
     isDeleted,
@@ -490,31 +515,22 @@ export function createRecords(options: RecordsOptions) {
       return connected() !== null || (alone !== null && alone.channel === undefined);
     },
 
-    /** Who is there. A page that is being attached is waited for; one that is connected, and a registration that has just come here, need not be looked for. */
-    look: (): Promise<Presence> =>
-      inTurn(async () => {
-        const copy = current.copy(now());
-        const isFresh = connected() !== null || (copy?.record != null && now() - copy.since < FRESH_MS);
-        let session: SessionRecord | null;
-        try {
-          const text = await exchange(
-            isFresh ? undefined : { type: "get", key: keys.session(conversationId) },
-          );
-          const inRedis = read(text);
-          if (isDeleted()) return { session: null, hadSession: false };
-          session = isFresh ? current.alone(now()) : current.choose(inRedis, now());
-        } catch (error) {
+    /**
+     * Who is there. A page that is connected is there at once, whatever Redis does; one that is being attached is waited
+     * for; a registration that has just come here need not be looked for.
+     */
+    look(): Promise<Presence> {
+      const session = connected();
+      if (session === null || arriving !== null || isDeleted()) return lookInTurn();
+      note({ hadSession: 1 });
+      const written = inTurn(async () => void (await exchange()))
+        .catch((error: unknown) => {
           noteFailure("look", error);
           if (isUnavailable(error)) lookAgain();
-          // Where something else in the request was refused, the session can still be read.
-          const alone = () => current.alone(now());
-          session = isUnavailable(error) ? alone() : await readSession().catch(alone);
-        }
-        if (isDeleted()) return { session: null, hadSession: false };
-        session = connected() ?? (isCutOff(session) ? null : session);
-        if (session !== null) note({ hadSession: 1 });
-        return { session, hadSession: book.hadSession === 1 };
-      }).then((presence) => (arriving === null ? presence : records.look())),
+        })
+        .catch((error: unknown) => logFailure(log, "look", error));
+      return Promise.resolve({ session, hadSession: true, written });
+    },
 
     /** Whether a session that was looked for a moment ago still counts. */
     isThere(session: SessionRecord): boolean {

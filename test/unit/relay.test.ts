@@ -165,6 +165,29 @@ describe("a push", () => {
     expect(c.row("r1").status).toBe("delivered");
   });
 
+  test("does not wait for Redis; its sender does, until the history has the result", async () => {
+    const c = conversation();
+    const line = await attached(c);
+    const release = holdRedis(c);
+    let answer: object | null = null;
+    void c.callback("r1").then((given) => {
+      answer = given;
+    });
+    await c.clock.settle();
+    expect(line.pushes()).toEqual([["r1"]]);
+    await line.ack("r1");
+    await c.clock.settle();
+    expect(c.row("r1").status).toBe("delivered");
+    expect(answer).toBe(null);
+    void c.callback("r2");
+    await c.clock.settle();
+    expect(line.pushes()).toEqual([["r1"], ["r2"]]);
+    release();
+    await c.clock.settle();
+    expect(answer).toEqual({ kind: "delivered", channel: "relay", proof: "heard" });
+    expect(await c.history()).toContain("callback:r1");
+  });
+
   test("is unconfirmed after 5 s; an acknowledgement after 6 s settles it, and the next hand-over leaves it out", async () => {
     const c = conversation();
     const line = await attached(c, { agentSessionId: "conv_1" });
