@@ -144,6 +144,8 @@ export function createRecords(options: RecordsOptions) {
   /** Whether what was settled is being given to the log, and until when that is left to the alarm. */
   let isPublishing = false;
   let unpublishedUntil = 0;
+  /** How often the history is being brought up to date; when it has been, it is asked again what is due. */
+  let beingBrought = 0;
   let lastRead: { text: string | null; record: SessionRecord | null } = { text: null, record: null };
   /** The registration of a page that is being attached: it is current, but nothing can be said to it yet. */
   let arriving: string | null = null;
@@ -523,12 +525,16 @@ export function createRecords(options: RecordsOptions) {
       const session = connected();
       if (session === null || arriving !== null || isDeleted()) return lookInTurn();
       note({ hadSession: 1 });
+      beingBrought += 1;
       const written = inTurn(async () => void (await exchange()))
         .catch((error: unknown) => {
           noteFailure("look", error);
           if (isUnavailable(error)) lookAgain();
         })
-        .catch((error: unknown) => logFailure(log, "look", error));
+        .catch((error: unknown) => logFailure(log, "look", error))
+        .finally(() => {
+          beingBrought -= 1;
+        });
       return Promise.resolve({ session, hadSession: true, written });
     },
 
@@ -849,12 +855,14 @@ export function createRecords(options: RecordsOptions) {
     /** When something has to be done next, in ms; null for never. */
     nextDue(): number | null {
       const lacks =
-        book.deletionDue === 1 || (current.copy(now())?.unsaved ?? null) !== null || lacksMessages();
+        book.deletionDue === 1 ||
+        (current.copy(now())?.unsaved ?? null) !== null ||
+        (beingBrought === 0 && lacksMessages());
       const lacksLog = !isPublishing && results.lacksLog();
       const retryAt = Math.max(now() + FIRST_PAUSE_MS, nextTryAt() ?? 0, pausedUntil);
       const keepAt = keepDueAt();
       const due = [
-        book.renewDueAt === null ? bookEndsAt() : Math.max(book.renewDueAt, retryAt),
+        book.renewDueAt === null || beingBrought > 0 ? bookEndsAt() : Math.max(book.renewDueAt, retryAt),
         lacks ? retryAt : null,
         lacksLog ? Math.max(retryAt, logPausedUntil) : null,
         keepAt === null ? null : Math.max(keepAt, pausedUntil),
