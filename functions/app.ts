@@ -48,6 +48,7 @@ const answerOrigin: MiddlewareHandler<AppEnv> = (c, next) =>
 const FOR_JSON = {
   crossOriginOpenerPolicy: false,
   originAgentCluster: false,
+  removePoweredBy: false,
   xDnsPrefetchControl: false,
   xDownloadOptions: false,
   xPermittedCrossDomainPolicies: false,

@@ -258,7 +258,7 @@ function isListedLoopback(host: string, allowed: AllowedHosts): boolean {
 export function isElevenLabsConversationUrl(url: URL, apiUrl: string): boolean {
   const host = url.hostname.replace(/\.$/, "");
   if (host === "elevenlabs.io" || host.endsWith(".elevenlabs.io")) return true;
-  return url.host === new URL(apiUrl).host && url.pathname.startsWith("/v1/convai/");
+  return url.pathname.startsWith("/v1/convai/") && url.host === new URL(apiUrl).host;
 }
 
 /**
