@@ -28,11 +28,14 @@ const SCHEMA = `
   CREATE TABLE IF NOT EXISTS connections (seq INTEGER PRIMARY KEY, content TEXT NOT NULL);`;
 
 const KEPT_SECONDS = 2_592_000;
-type Said = "delivered" | "queued";
+type Said = "delivered" | "queued" | "duplicate";
+const STATUSES = { delivered: 200, queued: 202, duplicate: 200 } as const;
 
 export class LiveConversation extends DurableObject<Env> {
   readonly #sql = this.ctx.storage.sql;
   #isNew: boolean;
+  /** The pages that were told and have not answered, by requestId. */
+  readonly #told = new Map<string, () => void>();
   /** What is to be given to the log of settled results. */
   #unlogged: { requestId: string; text: string }[] = [];
 
@@ -54,12 +57,54 @@ export class LiveConversation extends DurableObject<Env> {
     this.#sql.exec("UPDATE book SET content = 'renewed'");
   }
 
+  /** A page opens a line. */
+  override async fetch(): Promise<Response> {
+    const { 0: page, 1: socket } = new WebSocketPair();
+    this.ctx.acceptWebSocket(socket);
+    const headers = { "sec-websocket-protocol": "agent-session.v1" };
+    return new Response(null, { status: 101, webSocket: page, headers });
+  }
+
+  override webSocketMessage(socket: WebSocket, message: string): void {
+    const { type, requestIds = [] } = JSON.parse(message) as { type: string; requestIds?: string[] };
+    if (type === "hello") socket.send('{"type":"welcome"}');
+    for (const requestId of requestIds) this.#told.get(requestId)?.();
+  }
+
   async deliver(conversationId: string, requestId: string, text: string): Promise<Said> {
-    this.#sql.exec(
-      "INSERT INTO results (request_id, text, status) VALUES (?, ?, 'waiting')",
+    const { rowsWritten } = this.#sql.exec(
+      "INSERT OR IGNORE INTO results (request_id, text, status) VALUES (?, ?, 'waiting')",
       requestId,
       text,
     );
+    if (rowsWritten === 0) return "duplicate";
+    const [line] = this.ctx.getWebSockets();
+    return line === undefined
+      ? this.#deliverBySocket(conversationId, requestId, text)
+      : this.#deliverByLine(line, conversationId, requestId, text);
+  }
+
+  /** The page is told while the history gets the result. */
+  async #deliverByLine(
+    line: WebSocket,
+    conversationId: string,
+    requestId: string,
+    text: string,
+  ): Promise<Said> {
+    const appended = append(this.env, conversationId, text).then(() => {
+      this.#sql.exec("UPDATE results SET in_history = 1 WHERE request_id = ?", requestId);
+    });
+    this.#sql.exec("UPDATE results SET status = 'saying' WHERE request_id = ?", requestId);
+    const told = new Promise<void>((resolve) => this.#told.set(requestId, resolve));
+    line.send(JSON.stringify({ type: "push", requestIds: [requestId], text }));
+    await told;
+    this.#told.delete(requestId);
+    this.#delivered(requestId, text);
+    await appended;
+    return "delivered";
+  }
+
+  async #deliverBySocket(conversationId: string, requestId: string, text: string): Promise<Said> {
     const session = await lookAndAppend(this.env, conversationId, text);
     this.#sql.exec("UPDATE results SET in_history = 1 WHERE request_id = ?", requestId);
     if (session === null) {
@@ -68,10 +113,14 @@ export class LiveConversation extends DurableObject<Env> {
     }
     this.#sql.exec("UPDATE results SET status = 'saying' WHERE request_id = ?", requestId);
     await sayTo(session, text);
+    this.#delivered(requestId, text);
+    return "delivered";
+  }
+
+  #delivered(requestId: string, text: string): void {
     this.#sql.exec("UPDATE results SET status = 'delivered' WHERE request_id = ?", requestId);
     this.#unlogged.push({ requestId, text });
     if (this.#unlogged.length === 1) this.ctx.waitUntil(this.#log());
-    return "delivered";
   }
 
   /** Keeps the newest fifty to a hundred. */
@@ -110,7 +159,18 @@ export class StorageObject extends DurableObject<Env> {
     await redis(this.env, "", ["set", key, value, "ex", ttlSeconds]);
     this.#sql.exec("INSERT OR REPLACE INTO copies VALUES (?, ?)", key, value);
   }
+
+  async patch(key: string, changes: object, ttlSeconds: number): Promise<string> {
+    const { result } = await redis(this.env, "", ["get", key]);
+    const value = JSON.stringify({ ...JSON.parse(result), ...changes });
+    await redis(this.env, "", ["eval", COMPARE_AND_SET, 1, key, result, ttlSeconds * 1_000, value]);
+    this.#sql.exec("INSERT OR REPLACE INTO copies VALUES (?, ?)", key, value);
+    return value;
+  }
 }
+
+const COMPARE_AND_SET = `if redis.call("GET", KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call("SET", KEYS[1], ARGV[3], "PX", ARGV[2]) return 1`;
 
 /** What Redis is told of a conversation that it did not know. */
 async function firstTime(
@@ -128,13 +188,21 @@ async function firstTime(
 
 /** Reads the session and appends a result to the history. Returns the session as JSON. */
 async function lookAndAppend(env: Env, conversationId: string, text: string): Promise<string | null> {
+  const look = ["get", sessionKey(conversationId)];
+  const [session] = await redis(env, "/multi-exec", [look, ...appending(conversationId, text)]);
+  return session.result;
+}
+
+function append(env: Env, conversationId: string, text: string): Promise<unknown> {
+  return redis(env, "/multi-exec", appending(conversationId, text));
+}
+
+function appending(conversationId: string, text: string): unknown[][] {
   const messages = messagesKey(conversationId);
-  const [session] = await redis(env, "/multi-exec", [
-    ["get", sessionKey(conversationId)],
+  return [
     ["rpush", messages, text],
     ["expire", messages, KEPT_SECONDS],
-  ]);
-  return session.result;
+  ];
 }
 
 function sayTo(session: string, text: string): Promise<void> {
@@ -173,6 +241,8 @@ export default {
   async fetch(request, env, ctx): Promise<Response> {
     const [, kind, , id = "", operation] = new URL(request.url).pathname.split("/");
     if (kind === "state" || kind === "memory") return answerRecord(request, env, `${kind}:${id}`, kind);
+    if (operation === "stream")
+      return env.LIVE_CONVERSATIONS.get(env.LIVE_CONVERSATIONS.idFromName(id)).fetch(request);
     if (request.method === "GET")
       return operation === "session" ? readSession(env, id) : readHistory(env, id);
     const text = await request.text();
@@ -184,7 +254,7 @@ export default {
         ? await object().deliver(id, String(body.requestId), text)
         : await deliverAlone(env, id, text);
       const delivered = said === "delivered";
-      return Response.json({ received: true, delivered }, { status: delivered ? 200 : 202 });
+      return Response.json({ received: true, delivered }, { status: STATUSES[said] });
     }
     if (operation === "message") return appendMessage(env, id, text);
     const { sessionUrl: wsUrl, ...rest } = body;
@@ -248,7 +318,10 @@ async function answerRecord(
     const { result } = await redis(env, "", command);
     return Response.json(JSON.parse(result));
   }
-  const value = JSON.stringify(await request.json());
-  await env.STORAGE_OBJECTS.get(env.STORAGE_OBJECTS.idFromName(key)).set(key, value, ttlSeconds);
+  const object = env.STORAGE_OBJECTS.get(env.STORAGE_OBJECTS.idFromName(key));
+  const given = (await request.json()) as object;
+  let value = JSON.stringify(given);
+  if (request.method === "PATCH") value = await object.patch(key, given, ttlSeconds);
+  else await object.set(key, value, ttlSeconds);
   return new Response(value, { headers: { "content-type": "application/json" } });
 }

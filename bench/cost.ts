@@ -64,7 +64,7 @@ async function startSubjects(
   const measured: Measured[] = [];
   for (const subject of subjects) {
     const { name, url } = subject;
-    const hasLines = !name.startsWith("floor");
+    const hasLines = name !== "floor, no object";
     const place = await startPlace({
       url,
       prefix: prefixes[name],

@@ -63,8 +63,8 @@ export async function measureFrames(
   withPeers: boolean,
 ): Promise<Table> {
   const lines: Line[] = [];
-  for (const { name, url, cpuMs } of subjects.filter((subject) => !subject.name.startsWith("floor"))) {
-    const pageOf = (i: number) => `${name === "ours" ? "ours" : name === "express" ? "e1" : "e2"}_frame_${i}`;
+  for (const { name, url, cpuMs } of subjects.filter((subject) => subject.name !== "floor, no object")) {
+    const pageOf = (i: number) => `${name.replaceAll(/\W/g, "")}_frame_${i}`;
     for (let i = 0; i < PAGES; i++) await attachPage(url, pageOf(i), told);
     lines.push({ name, url, cpuMs, request: (i, requestId) => callback(pageOf(i), requestId) });
   }

@@ -163,7 +163,7 @@ export const OPERATIONS: readonly Operation[] = [
   },
   {
     name: "memory patch",
-    by: WITHOUT_FLOOR,
+    by: ALL_BUT_NO_OBJECT,
     requests: 200,
     warmUp: 400,
     over: "known",
@@ -204,7 +204,7 @@ export const OPERATIONS: readonly Operation[] = [
   },
   {
     name: "callback, by relay",
-    by: WITHOUT_FLOOR,
+    by: ALL_BUT_NO_OBJECT,
     requests: 150,
     warmUp: 400,
     over: "lines",
@@ -230,7 +230,7 @@ export const OPERATIONS: readonly Operation[] = [
   },
   {
     name: "callback, again",
-    by: WITHOUT_FLOOR,
+    by: ALL_BUT_NO_OBJECT,
     requests: 150,
     warmUp: 300,
     over: "quiet",

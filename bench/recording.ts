@@ -29,7 +29,7 @@ export async function record(
       url: workerd.url,
       prefix: `recorded_${script.name}`,
       agentUrl: outside.agentUrl,
-      has: { lines: isOurs, proxy: isOurs, stores: true },
+      has: { lines: true, proxy: isOurs, stores: true },
       few: true,
     });
     const known = operations.filter(({ by }) => by.includes(isOurs ? "ours" : "floor"));
