@@ -44,11 +44,16 @@ export function createSharedTimer(now: () => number): After {
 
   function strike(): void {
     stop();
-    const due = [...waits].filter(({ at }) => at <= now());
-    for (const wait of due) waits.delete(wait);
-    const next = Math.min(...[...waits].map(({ at }) => at));
-    if (waits.size > 0) strikeBy(next);
-    for (const wait of due.sort((a, b) => a.at - b.at)) wait.strike();
+    const inOrder = [...waits].sort((a, b) => a.at - b.at);
+    const next = inOrder.find(({ at }) => at > now());
+    if (next !== undefined) strikeBy(next.at);
+    for (const wait of inOrder) {
+      if (wait.at > now()) break;
+      // Each by itself: what one of them throws, or takes back, is no matter of the others'.
+      queueMicrotask(() => {
+        if (waits.delete(wait)) wait.strike();
+      });
+    }
   }
 
   return (ms, strike) => {

@@ -41,7 +41,7 @@ export type Tables = Sql & {
 /**
  * A database whose tables are made by the first INSERT: until then there are no rows, and nothing is left
  * behind by who only looks. `table` is one of the tables that `schema` makes; `later` says, by name, which of its
- * columns an earlier version did not have.
+ * columns an earlier version did not have; `schema` may be run again.
  */
 export function tablesOf(
   sql: Sql,
@@ -51,10 +51,13 @@ export function tablesOf(
 ): Tables {
   const [made] = sql.rows<{ sql: string }>("SELECT sql FROM sqlite_master WHERE name = ?", table);
   let exist = made !== undefined;
-  for (const [column, definition] of Object.entries(later)) {
-    if (made !== undefined && !made.sql.includes(column))
-      sql.script(`ALTER TABLE ${table} ADD COLUMN ${column} ${definition};`);
-  }
+  const lacking = Object.entries(later).filter(
+    ([column]) => made !== undefined && !made.sql.includes(column),
+  );
+  for (const [column, definition] of lacking)
+    sql.script(`ALTER TABLE ${table} ADD COLUMN ${column} ${definition};`);
+  // Its indexes, too.
+  if (lacking.length > 0) sql.script(schema);
   return {
     rows<T extends Record<string, SqlValue>>(statement: string, ...bindings: SqlValue[]): T[] {
       if (!exist) {

@@ -68,11 +68,8 @@ export function outcomeOf(answer: CallbackAnswer): SpanAttributes {
   }
 }
 
-/**
- * Who is there to be told; `hadSession` says whether anybody ever was. `written` resolves when the history has been
- * brought up to date, or cannot be for the moment; left out where it has.
- */
-export type Presence = { session: SessionRecord | null; hadSession: boolean; written?: Promise<void> };
+/** Who is there to be told; `hadSession` says whether anybody ever was. */
+export type Presence = { session: SessionRecord | null; hadSession: boolean };
 
 /** A result that a page has told, and the how manieth time it was to be said then. */
 export type Heard = { requestId: string; again: number };
@@ -144,8 +141,6 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
   const senders = new Map<string, Sender>();
   let loop: Promise<void> | null = null;
   let isCalled = false;
-  /** What the last look goes on to write. */
-  let written: Promise<void> = Promise.resolve();
   /** The newest progress of each task that is still to be said. */
   const underway = new Map<string, Progress>();
   /** Which progress of a task was taken last, by its id; of so many tasks. */
@@ -164,11 +159,9 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     return orElse(answered, SENDER_WAITS_MS, () => ({ kind: "queued", reason: "pending" }), after);
   }
 
-  /** Tells whoever waits, once the history has what they sent, so that they find it there. */
   function settled(requestIds: readonly string[], answer: CallbackAnswer): void {
     for (const requestId of requestIds) {
-      const sender = senders.get(requestId);
-      if (sender !== undefined) void written.then(() => sender.answer(answer));
+      senders.get(requestId)?.answer(answer);
       senders.delete(requestId);
     }
   }
@@ -252,8 +245,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
 
   /** One look at who is there, and everything that is due said to them. */
   async function pass(): Promise<void> {
-    const { session, hadSession, ...looked } = await look();
-    if (looked.written !== undefined) written = looked.written;
+    const { session, hadSession } = await look();
     expire();
     if (session === null) {
       underway.clear();
@@ -473,7 +465,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       answerSettled();
     }
     loop = null;
-    void written.then(options.rested);
+    options.rested();
   }
 
   function wake(): void {
@@ -544,7 +536,6 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     wake,
     rest: async () => {
       while (loop !== null) await loop;
-      await written;
     },
     recover: () => noteUnconfirmed(results.recover(now())),
     expire,

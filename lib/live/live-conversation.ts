@@ -230,7 +230,9 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   }
 
   override async webSocketMessage(socket: WebSocket, message: string | ArrayBuffer): Promise<void> {
-    await this.#answer(() => this.#relay.receive(socket, message));
+    await answer(() => this.#relay.receive(socket, message));
+    // Who waits for Redis here would hold up the next frame.
+    this.#tidyLater("relay");
   }
 
   override async webSocketClose(socket: WebSocket): Promise<void> {
@@ -261,6 +263,8 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       const attributes = { requestId, callbackRequestId: result.requestId, delivery: result.delivery };
       return this.#trace("deliver", attributes, async (note) => {
         const answered = await this.#delivery.receive(result, text, requestId, isCancelled);
+        // Whoever is answered finds the result in the history.
+        await this.#records.brought();
         note(outcomeOf(answered));
         return answered;
       });
@@ -493,6 +497,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       for (const taskId of this.#tasks.hangUp(now())) this.#noteCancelled(taskId, "hangup");
       this.#wake();
       await this.#delivery.rest();
+      await this.#records.brought();
       this.#alarmAt = null;
       await this.#tidy();
       if (this.#alarmAt === null) await this.ctx.storage.deleteAlarm();
@@ -537,9 +542,12 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     return given;
   }
 
-  /** Behind work that nobody waited for. */
+  /** Behind work that nobody waited for; what is on its way to the history needs no alarm. */
   #tidyLater(operation: string): void {
-    void this.#tidy().catch((error: unknown) => logFailure(this.#log, operation, error));
+    void this.#records
+      .brought()
+      .then(() => this.#tidy())
+      .catch((error: unknown) => logFailure(this.#log, operation, error));
   }
 
   /** Leaves the object with an alarm no later than it is needed, or with nothing at all. */

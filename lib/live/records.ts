@@ -144,8 +144,8 @@ export function createRecords(options: RecordsOptions) {
   /** Whether what was settled is being given to the log, and until when that is left to the alarm. */
   let isPublishing = false;
   let unpublishedUntil = 0;
-  /** How often the history is being brought up to date; when it has been, it is asked again what is due. */
-  let beingBrought = 0;
+  /** Resolves when the history has been brought up to date for pages that are connected, as far as it could be. */
+  let brought: Promise<void> = Promise.resolve();
   let lastRead: { text: string | null; record: SessionRecord | null } = { text: null, record: null };
   /** The registration of a page that is being attached: it is current, but nothing can be said to it yet. */
   let arriving: string | null = null;
@@ -322,7 +322,9 @@ export function createRecords(options: RecordsOptions) {
   /** Redis has lost the conversation: it is made again, and nobody waits for it. */
   function makeAgain(): void {
     lookAgain();
-    void inTurn(() => exchange()).catch((error: unknown) => noteFailure("renew", error));
+    void inTurn(() => exchange())
+      .catch((error: unknown) => noteFailure("renew", error))
+      .catch((error: unknown) => logFailure(log, "renew", error));
   }
 
   /** After a failure: whoever is out of reach is tried again by the alarm, and so is who refuses, ever more rarely. */
@@ -524,19 +526,18 @@ export function createRecords(options: RecordsOptions) {
     look(): Promise<Presence> {
       const session = connected();
       if (session === null || arriving !== null || isDeleted()) return lookInTurn();
-      note({ hadSession: 1 });
-      beingBrought += 1;
-      const written = inTurn(async () => void (await exchange()))
+      if (book.hadSession === 0) note({ hadSession: 1 });
+      brought = inTurn(async () => void (await exchange()))
         .catch((error: unknown) => {
           noteFailure("look", error);
           if (isUnavailable(error)) lookAgain();
         })
-        .catch((error: unknown) => logFailure(log, "look", error))
-        .finally(() => {
-          beingBrought -= 1;
-        });
-      return Promise.resolve({ session, hadSession: true, written });
+        .catch((error: unknown) => logFailure(log, "look", error));
+      return Promise.resolve({ session, hadSession: true });
     },
+
+    /** What was said to a page without waiting for Redis is in the history, or an alarm has to see to it. */
+    brought: (): Promise<void> => brought,
 
     /** Whether a session that was looked for a moment ago still counts. */
     isThere(session: SessionRecord): boolean {
@@ -855,14 +856,12 @@ export function createRecords(options: RecordsOptions) {
     /** When something has to be done next, in ms; null for never. */
     nextDue(): number | null {
       const lacks =
-        book.deletionDue === 1 ||
-        (current.copy(now())?.unsaved ?? null) !== null ||
-        (beingBrought === 0 && lacksMessages());
+        book.deletionDue === 1 || (current.copy(now())?.unsaved ?? null) !== null || lacksMessages();
       const lacksLog = !isPublishing && results.lacksLog();
       const retryAt = Math.max(now() + FIRST_PAUSE_MS, nextTryAt() ?? 0, pausedUntil);
       const keepAt = keepDueAt();
       const due = [
-        book.renewDueAt === null || beingBrought > 0 ? bookEndsAt() : Math.max(book.renewDueAt, retryAt),
+        book.renewDueAt === null ? bookEndsAt() : Math.max(book.renewDueAt, retryAt),
         lacks ? retryAt : null,
         lacksLog ? Math.max(retryAt, logPausedUntil) : null,
         keepAt === null ? null : Math.max(keepAt, pausedUntil),

@@ -165,6 +165,8 @@ const SCHEMA = `
     logged TEXT,
     unfinished ${UNFINISHED}
   );
+  DROP INDEX IF EXISTS results_unsettled;
+  DROP INDEX IF EXISTS results_not_in_history;
   CREATE INDEX IF NOT EXISTS results_unfinished ON results (seq) WHERE unfinished = 1;
   CREATE INDEX IF NOT EXISTS results_settled ON results (settled_at) WHERE settled_at IS NOT NULL;`;
 

@@ -36,9 +36,12 @@ export async function dialAndSend(
   if ("outcome" in opened) return { outcome: opened.outcome };
   const saying = say(opened.socket, frame, isReady);
   const takeBack = by(DIAL_DEADLINE_MS, () => {
-    saying.giveUp();
-    // The signal cuts the socket, too: whoever does not close it would hold it for as long as it likes.
-    cut.abort(LATE);
+    try {
+      saying.giveUp();
+    } finally {
+      // The signal cuts the socket, too: whoever does not close it would hold it for as long as it likes.
+      cut.abort(LATE);
+    }
   });
   try {
     return await saying.outcome;

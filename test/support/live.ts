@@ -229,11 +229,12 @@ export function testConversation({
       isThere: records.isThere,
       end: async ({ registrationId }) => void (await records.ended(registrationId)),
       note: resultReceipts(receipts, results),
-      rested: () => {
-        if (isClosed) return;
-        records.publish();
-        duesAtRest.push(tester.nextDue());
-      },
+      rested: () =>
+        void records.brought().then(() => {
+          if (isClosed) return;
+          records.publish();
+          duesAtRest.push(tester.nextDue());
+        }),
       log,
       trace,
       now,
@@ -299,9 +300,13 @@ export function testConversation({
       return tester.receive(result);
     },
 
-    receive(result: Result) {
-      life.records.noteActivity();
-      return life.delivery.receive(result, stringifyJson(result), "http-request");
+    /** Takes a result in as the object does: whoever is answered finds it in the history. */
+    async receive(result: Result) {
+      const { records, delivery } = life;
+      records.noteActivity();
+      const answer = await delivery.receive(result, stringifyJson(result), "http-request");
+      await records.brought();
+      return answer;
     },
 
     /** Registers as an instance does that reaches Redis, unless Redis is down; waits for the hand-over if it `rests`. */

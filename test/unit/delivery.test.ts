@@ -231,6 +231,7 @@ describe("a push that did not get through", () => {
     await c.callback("poison");
     expect(await c.callback("r2")).toMatchObject({ kind: "delivered" });
     expect(await c.callback("r3")).toMatchObject({ kind: "delivered" });
+    await c.clock.settle();
     expect(c.row("poison").status).toBe("waiting");
   });
 });

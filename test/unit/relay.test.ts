@@ -179,13 +179,23 @@ describe("a push", () => {
     await c.clock.settle();
     expect(c.row("r1").status).toBe("delivered");
     expect(answer).toBe(null);
+    // Nor is who sends it again, or sends what nobody is to hear any more.
+    const others: Promise<object>[] = [
+      c.callback("r1"),
+      c.callback("late", { deliverBy: "2020-01-01T00:00:00Z" }),
+    ];
+    let answered = 0;
+    for (const other of others) void other.then(() => (answered += 1));
+    await c.clock.settle();
+    expect(answered).toBe(0);
     void c.callback("r2");
     await c.clock.settle();
     expect(line.pushes()).toEqual([["r1"], ["r2"]]);
     release();
     await c.clock.settle();
     expect(answer).toEqual({ kind: "delivered", channel: "relay", proof: "heard" });
-    expect(await c.history()).toContain("callback:r1");
+    expect(await Promise.all(others)).toMatchObject([{ kind: "duplicate" }, { kind: "settled" }]);
+    expect(await c.history()).toEqual(expect.arrayContaining(["callback:r1", "callback:late"]));
   });
 
   test("is unconfirmed after 5 s; an acknowledgement after 6 s settles it, and the next hand-over leaves it out", async () => {
