@@ -249,6 +249,18 @@ test("a table that an earlier version made is given what it lacks", async () => 
   const made = createResults({ sql, ttlSeconds: null });
   const result = { requestId: "r1", success: true, output: "done", delivery: "when_idle" } as never;
   made.insert(result, "{}", 1);
-  sql.script("ALTER TABLE results DROP COLUMN given_up;");
-  expect(createResults({ sql, ttlSeconds: null }).get("r1")).toMatchObject({ status: "waiting", givenUp: 0 });
+  const indexes = () =>
+    sql.rows<{ name: string }>(
+      "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY name",
+    );
+  const ofToday = indexes();
+  sql.script(`
+    DROP INDEX results_unfinished;
+    ALTER TABLE results DROP COLUMN unfinished;
+    ALTER TABLE results DROP COLUMN given_up;
+    CREATE INDEX results_unsettled ON results (seq) WHERE settled_at IS NULL;`);
+  const results = createResults({ sql, ttlSeconds: null });
+  expect(results.get("r1")).toMatchObject({ status: "waiting", givenUp: 0 });
+  expect(results.unexamined()).toMatchObject([{ requestId: "r1" }]);
+  expect(indexes()).toEqual(ofToday);
 });
