@@ -16,6 +16,7 @@ export type AgentConversation = {
 /** Of each record, for as long as somebody holds it. */
 const known = new WeakMap<SessionRecord, Promise<AgentConversation>>();
 
+/** The agent conversation of a session, found out once for each record. */
 export function agentConversationOf(session: SessionRecord): Promise<AgentConversation> {
   const conversation = known.get(session) ?? identify(session);
   known.set(session, conversation);

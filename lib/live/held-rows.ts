@@ -134,8 +134,9 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
     },
 
     /**
-     * Sets columns of a row that was found, and that it is finished where nothing is left to do, if `condition` holds where there is one; of a settled row not the time at which
-     * it was settled. Returns whether it was done. Nothing is read back: a row has more columns than a step changes.
+     * Sets columns of a row that was found, if `condition` holds where there is one; of a settled row not the time at which
+     * it was settled. Where nothing is left to do it is finished. Returns whether it was done. Nothing is read back: a row
+     * has more columns than a step changes.
      */
     set(row: Row, fields: Partial<Row>, condition?: string): boolean {
       const next = { ...row, ...fields };

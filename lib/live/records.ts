@@ -588,7 +588,8 @@ export function createRecords(options: RecordsOptions) {
 
     /**
      * Takes over a registration that Redis has, or, where `isUnsaved`, has still to get. `to` is null where nothing was
-     * told yet. Returns whether it replaced another. What it does before its first await is done when it returns. Throws ConversationDeletedError.
+     * told yet. Returns whether it replaced another. What it does before its first await is done when it returns. Throws
+     * ConversationDeletedError.
      */
     async registered(
       session: SessionRecord,
