@@ -41,13 +41,14 @@ export type Tables = Sql & {
 /**
  * A database whose tables are made by the first INSERT: until then there are no rows, and nothing is left
  * behind by who only looks. `table` is one of the tables that `schema` makes; `later` says, by name, which of its
- * columns an earlier version did not have; `schema` may be run again.
+ * columns an earlier version did not have, `retired` which of its indexes are no more; `schema` may be run again.
  */
 export function tablesOf(
   sql: Sql,
   table: string,
   schema: string,
   later: Readonly<Record<string, string>> = {},
+  retired: readonly string[] = [],
 ): Tables {
   const [made] = sql.rows<{ sql: string }>("SELECT sql FROM sqlite_master WHERE name = ?", table);
   let exist = made !== undefined;
@@ -56,8 +57,10 @@ export function tablesOf(
   );
   for (const [column, definition] of lacking)
     sql.script(`ALTER TABLE ${table} ADD COLUMN ${column} ${definition};`);
-  // Its indexes, too.
-  if (lacking.length > 0) sql.script(schema);
+  if (lacking.length > 0) {
+    for (const index of retired) sql.script(`DROP INDEX IF EXISTS ${index};`);
+    sql.script(schema);
+  }
   return {
     rows<T extends Record<string, SqlValue>>(statement: string, ...bindings: SqlValue[]): T[] {
       if (!exist) {

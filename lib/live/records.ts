@@ -322,9 +322,17 @@ export function createRecords(options: RecordsOptions) {
   /** Redis has lost the conversation: it is made again, and nobody waits for it. */
   function makeAgain(): void {
     lookAgain();
-    void inTurn(() => exchange())
-      .catch((error: unknown) => noteFailure("renew", error))
-      .catch((error: unknown) => logFailure(log, "renew", error));
+    void exchangeBehind("renew");
+  }
+
+  /** One request that nobody waits for, or that is not to fail who does. `failed` hears why before it is noted. */
+  function exchangeBehind(operation: string, failed: (error: unknown) => void = () => {}): Promise<void> {
+    return inTurn(async () => void (await exchange()))
+      .catch((error: unknown) => {
+        failed(error);
+        noteFailure(operation, error);
+      })
+      .catch((error: unknown) => logFailure(log, operation, error));
   }
 
   /** After a failure: whoever is out of reach is tried again by the alarm, and so is who refuses, ever more rarely. */
@@ -527,12 +535,9 @@ export function createRecords(options: RecordsOptions) {
       const session = connected();
       if (session === null || arriving !== null || isDeleted()) return lookInTurn();
       if (book.hadSession === 0) note({ hadSession: 1 });
-      brought = inTurn(async () => void (await exchange()))
-        .catch((error: unknown) => {
-          noteFailure("look", error);
-          if (isUnavailable(error)) lookAgain();
-        })
-        .catch((error: unknown) => logFailure(log, "look", error));
+      brought = exchangeBehind("look", (error) => {
+        if (isUnavailable(error)) lookAgain();
+      });
       return Promise.resolve({ session, hadSession: true });
     },
 
@@ -841,16 +846,13 @@ export function createRecords(options: RecordsOptions) {
       if (!results.lacksLog()) return;
       isPublishing = true;
       options.after(PUBLISH_AFTER_MS, () => {
-        inTurn(() => exchange())
-          .catch((error: unknown) => {
-            unpublishedUntil = now() + FIRST_PAUSE_MS;
-            noteFailure("publish", error);
-          })
-          .catch((error: unknown) => logFailure(log, "publish", error))
-          .finally(() => {
-            isPublishing = false;
-            options.published();
-          });
+        const failed = () => {
+          unpublishedUntil = now() + FIRST_PAUSE_MS;
+        };
+        void exchangeBehind("publish", failed).then(() => {
+          isPublishing = false;
+          options.published();
+        });
       });
     },
 

@@ -165,10 +165,10 @@ const SCHEMA = `
     logged TEXT,
     unfinished ${UNFINISHED}
   );
-  DROP INDEX IF EXISTS results_unsettled;
-  DROP INDEX IF EXISTS results_not_in_history;
   CREATE INDEX IF NOT EXISTS results_unfinished ON results (seq) WHERE unfinished = 1;
   CREATE INDEX IF NOT EXISTS results_settled ON results (settled_at) WHERE settled_at IS NOT NULL;`;
+
+const RETIRED_INDEXES = ["results_unsettled", "results_not_in_history"];
 
 /** What is known of the whole table. Times in ms, null where there is no such row. */
 type Overview = {
@@ -204,13 +204,14 @@ export type ResultsOptions = {
 };
 
 export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
-  const tables = tablesOf(database, "results", SCHEMA, {
+  const later = {
     given_up: GIVEN_UP,
     again: AGAIN,
     waits_since: "INTEGER",
     logged: "TEXT",
     unfinished: UNFINISHED,
-  });
+  };
+  const tables = tablesOf(database, "results", SCHEMA, later, RETIRED_INDEXES);
   const held = createHeldRows<Row>(tables);
   const { change, find, rows: sqlRows, transaction } = held;
   const sql: Sql = { ...tables, rows: sqlRows, transaction };

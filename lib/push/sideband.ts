@@ -3,6 +3,7 @@
  * them. It hears everything else too, audio included, so it is read no longer than it takes, and closing it ends nothing
  * but itself. A command that went out and was not acknowledged may have been taken.
  */
+import { orElse } from "../patience.ts";
 import type { PushOutcome } from "./channel.ts";
 import { DIAL_DEADLINE_MS, openSocket } from "./dial.ts";
 import type { ProviderOutcome } from "./provider.ts";
@@ -97,13 +98,12 @@ function sidebandOver(socket: WebSocket): Sideband {
         const what = read(event);
         if (what !== null) found.resolve(what);
       };
-      const timer = setTimeout(() => found.resolve({ none: "late" }), withinMs);
       try {
         if (command !== null) send(command);
-        return await Promise.race([found.promise, closed.promise]);
+        const either = Promise.race([found.promise, closed.promise]);
+        return await orElse(either, withinMs, (): NoEvent => ({ none: "late" }));
       } finally {
         look = null;
-        clearTimeout(timer);
       }
     },
   };

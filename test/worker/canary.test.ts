@@ -752,8 +752,8 @@ test("no agent that fails makes a push give a secret away", async () => {
   nothingLeaked();
 }, 60_000);
 
-/** Whatever is dialled gets its own words and credentials back, as loudly as the protocol allows. */
-const TATTLETALE = `
+/** A Worker outside that answers by `script` with what it was told, `told`, and remembers it. */
+const tattletale = (script: string) => `
 const seen = [];
 export default {
   async fetch(request) {
@@ -761,6 +761,18 @@ export default {
     if (url.pathname === "/seen") return new Response(seen.join("\\n"));
     const told = request.url + JSON.stringify([...request.headers]) + (await request.text());
     seen.push(url.host + " " + told);
+${script}
+  },
+};`;
+
+/** What came to a tattletale, each line with its host before it. */
+async function seenOutside(worker: TestWorker): Promise<string[]> {
+  const outside = await worker.miniflare.getWorker(OUTBOUND);
+  return (await (await outside.fetch("http://outside/seen")).text()).split("\n");
+}
+
+/** Whatever is dialled gets its own words and credentials back, as loudly as the protocol allows. */
+const TATTLETALE = tattletale(`
     const headers = { "x-told": encodeURIComponent(told).slice(0, 4000), "set-cookie": "a=${plainSecret("peer's cookie")}" };
     const id = url.pathname.split("/").at(-2);
     if (!["conv_reads", "conv_closes"].includes(id)) return new Response(JSON.stringify({ error: told }), { status: 400, headers });
@@ -771,9 +783,7 @@ export default {
     server.send(told);
     if (id === "conv_closes") server.close(4001, request.headers.get("xi-api-key") ?? "");
     else server.send(JSON.stringify({ type: "connected", told }));
-    return new Response(null, { status: 101, webSocket: client });
-  },
-};`;
+    return new Response(null, { status: 101, webSocket: client });`);
 
 test("no peer that repeats what it is told makes a secret come out, and each is told only what is for it", async () => {
   const environment = {
@@ -798,8 +808,7 @@ test("no peer that repeats what it is told makes a secret come out, and each is 
   }
   expect(outcomes).toEqual(["monitor", "push_failed", "push_failed", "push_failed"]);
 
-  const outside = await worker.miniflare.getWorker(OUTBOUND);
-  const seen = (await (await outside.fetch("http://outside/seen")).text()).split("\n");
+  const seen = await seenOutside(worker);
   expect(seen).toContainEqual(expect.stringMatching(/^events\.example .*session\.started/));
   for (const text of seen) {
     const [host = ""] = text.split(" ", 1);
@@ -816,14 +825,7 @@ test("no peer that repeats what it is told makes a secret come out, and each is 
 });
 
 /** Providers that answer with all they were told, each in another way. */
-const TATTLETALES = `
-const seen = [];
-export default {
-  async fetch(request) {
-    const url = new URL(request.url);
-    if (url.pathname === "/seen") return new Response(seen.join("\\n"));
-    const told = request.url + JSON.stringify([...request.headers]) + (await request.text());
-    seen.push(url.host + " " + told);
+const TATTLETALES = tattletale(`
     const headers = { "x-told": encodeURIComponent(told).slice(0, 4000) };
     const status = { "api.telnyx.com": 401, "api.retellai.com": 422, "phone.vapi.ai": 503 }[url.host] ?? 200;
     const error = { code: told, message: told };
@@ -837,9 +839,7 @@ export default {
       server.send(JSON.stringify({ type: "error", client_event_id: event_id, error: { ...error, event_id } }));
       if (content !== undefined) server.close(4001, content.slice(0, 40));
     });
-    return new Response(null, { status: 101, webSocket: client });
-  },
-};`;
+    return new Response(null, { status: 101, webSocket: client });`);
 
 test("no provider of calls that repeats what it is told makes a secret come out, and each is told only what is for it", async () => {
   const keys = Object.fromEntries(
@@ -871,8 +871,7 @@ test("no provider of calls that repeats what it is told makes a secret come out,
     ultravox: "unconfirmed",
   });
 
-  const outside = await worker.miniflare.getWorker(OUTBOUND);
-  const seen = (await (await outside.fetch("http://outside/seen")).text()).split("\n");
+  const seen = await seenOutside(worker);
   const told = ["callback output", "tool name"];
   const may: Record<string, string[]> = {
     "api.openai.com": ["key of OPENAI", "call at openai-live", "call at openai-realtime", ...told],
