@@ -3,7 +3,6 @@
 import type { MiddlewareHandler } from "hono";
 import { cors } from "hono/cors";
 import { requestId } from "hono/request-id";
-import { secureHeaders } from "hono/secure-headers";
 import { Hono } from "hono/tiny";
 import { createLogger } from "../lib/log.ts";
 import { handleAgentTool } from "./agent-tools.ts";
@@ -15,6 +14,7 @@ import {
   requireWebhookCredential,
 } from "./auth.ts";
 import { handleCallback } from "./callbacks.ts";
+import { checks } from "./checks.ts";
 import { configOf, coreFor } from "./compose.ts";
 import { consoleApi } from "./console.ts";
 import { handleConsole, handleConsoleFile } from "./console-assets.ts";
@@ -44,16 +44,14 @@ const forOrigin = cors({ origin: allowedOrigin, ...BROWSER_HEADERS });
 const answerOrigin: MiddlewareHandler<AppEnv> = (c, next) =>
   c.req.header("origin") === undefined ? next() : forOrigin(c, next);
 
-/** Of the security headers, those that mean something for an answer that is no page. */
-const FOR_JSON = {
-  crossOriginOpenerPolicy: false,
-  originAgentCluster: false,
-  removePoweredBy: false,
-  xDnsPrefetchControl: false,
-  xDownloadOptions: false,
-  xPermittedCrossDomainPolicies: false,
-  xXssProtection: false,
-} as const;
+/** What every answer carries: of the usual security headers those that mean something for an answer that is no page. */
+const ANSWER_HEADERS = [
+  ["cross-origin-resource-policy", "same-origin"],
+  ["referrer-policy", "no-referrer"],
+  ["strict-transport-security", "max-age=15552000; includeSubDomains"],
+  ["x-content-type-options", "nosniff"],
+  ["x-frame-options", "SAMEORIGIN"],
+] as const;
 
 const api = new Hono<AppEnv>()
   .post("/:id/callback", requireWebhookCredential, handleCallback)
@@ -67,11 +65,10 @@ const api = new Hono<AppEnv>()
 export const app = new Hono<AppEnv>();
 
 app.use(requestId());
-app.use(logRequest);
-app.use(secureHeaders(FOR_JSON), neverStored);
-app.use(requireOwnMachine);
+app.use(frame);
+app.use(checks(requireOwnMachine));
 app.use(answerOrigin);
-app.use(limitClient);
+app.use(checks(limitClient));
 app.get("/health", handleHealth);
 app.get("/openapi.json", handleDocument);
 app.get("/docs", handleDocs);
@@ -79,9 +76,8 @@ app.get("/console", handleConsole);
 app.get("/console/:file", handleConsoleFile);
 app.get("/config", requireOperator, handleConfig);
 app.get("/config/health", requireOperator, handleConfigHealth);
-app.use(loadCore);
-app.post("/agent-tools", requireToolCredential, handleAgentTool);
-app.use(requireFeature);
+app.post("/agent-tools", checks(loadCore), requireToolCredential, handleAgentTool);
+app.use(checks(loadCore, requireFeature));
 app.post("/callback", requireWebhookCredential, handleCallback);
 app.route("/agent-conversations/api", api);
 app.route("/state/api", states);
@@ -96,15 +92,14 @@ function allowedOrigin(origin: string, c: AppContext): string | null {
   return parsed.ok && parsed.config.allowedOrigins.includes(origin) ? origin : null;
 }
 
-/** Nearly every answer names a conversation; none is worth keeping, but files, which say so themselves. */
-async function neverStored(c: AppContext, next: () => Promise<void>): Promise<void> {
+/** Around every request: its log, and the headers of its answer. */
+async function frame(c: AppContext, next: () => Promise<void>): Promise<void> {
+  c.set("log", createLogger({ now: Date.now }, { requestId: c.get("requestId") }));
   await next();
-  if (!c.res.headers.has("cache-control")) c.res.headers.set("cache-control", "no-store");
-}
-
-async function logRequest(c: AppContext, next: () => Promise<void>): Promise<void> {
-  c.set("log", createLogger({ now: () => Date.now() }, { requestId: c.get("requestId") }));
-  await next();
+  const { headers } = c.res;
+  for (const [name, value] of ANSWER_HEADERS) headers.set(name, value);
+  // Nearly every answer names a conversation; none is worth keeping, but files, which say so themselves.
+  if (!headers.has("cache-control")) headers.set("cache-control", "no-store");
 }
 
 /** 405 where the path is one of ours and takes other methods, else 404. Hono's own middleware for this weighs 4 kB. */
@@ -123,7 +118,7 @@ function isHandlerOf(path: string): (route: { method: string; path: string }) =>
 }
 
 /** Gives the request a configuration and a core, or says in the log which variables are wrong. */
-async function loadCore(c: AppContext, next: () => Promise<void>): Promise<void> {
+function loadCore(c: AppContext): void {
   const parsed = configOf(c.env);
   if (!parsed.ok) {
     c.get("log").error("request.failed", {
@@ -140,13 +135,11 @@ async function loadCore(c: AppContext, next: () => Promise<void>): Promise<void>
     "core",
     coreFor(parsed.config, c.env, c.get("log"), (work) => c.executionCtx.waitUntil(work)),
   );
-  await next();
 }
 
-async function requireFeature(c: AppContext, next: () => Promise<void>): Promise<void> {
+function requireFeature(c: AppContext): void {
   if (!c.get("config").featureEnabled) {
     c.get("log").info("feature.disabled", { method: c.req.method });
     throw new ProblemError("feature_disabled", "This feature is switched off.");
   }
-  await next();
 }

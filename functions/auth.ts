@@ -3,7 +3,6 @@
  * conversation token of a browser, and what a webhook proves itself by. Where a secret is not configured,
  * what it protects is closed (`misconfigured`), never open. With it off the service answers this machine only.
  */
-import { createMiddleware } from "hono/factory";
 import { type TokenCheck, verifyConversationToken } from "../lib/auth/conversation-token.ts";
 import { matchesAnySecret } from "../lib/auth/secrets.ts";
 import { startHmacs } from "../lib/auth/streamed-hmac.ts";
@@ -17,10 +16,11 @@ import { BEARER_SUBPROTOCOL_PREFIX } from "../lib/live/relay-protocol.ts";
 import { LOOPBACK_HOSTS } from "../lib/push/push-target.ts";
 import type { Caller } from "../lib/registration.ts";
 import { passEvent, readRawBody } from "./body.ts";
+import { checks } from "./checks.ts";
 import { configOf } from "./compose.ts";
-import type { AppContext, AppEnv } from "./context.ts";
+import type { AppContext } from "./context.ts";
 import { ProblemError } from "./problem.ts";
-import { limitFailedLogins } from "./rate-limit.ts";
+import { limitFailedLogins, limitReads } from "./rate-limit.ts";
 import { isVouchedFor } from "./vouched.ts";
 
 /**
@@ -28,7 +28,7 @@ import { isVouchedFor } from "./vouched.ts";
  * was pointed here (DNS rebinding), is 421 `misdirected_request`. A deployment with authentication off answers
  * nobody.
  */
-export const requireOwnMachine = createMiddleware<AppEnv>(async (c, next) => {
+export function requireOwnMachine(c: AppContext): void {
   const parsed = configOf(c.env);
   const { requireAuth } = parsed.ok ? parsed.config : accessOf(c.env);
   if (!requireAuth && !isVouchedFor(c) && !isOwnMachine(c)) {
@@ -37,26 +37,26 @@ export const requireOwnMachine = createMiddleware<AppEnv>(async (c, next) => {
       "Authentication is off, so only this machine is answered, under a loopback name.",
     );
   }
-  await next();
-});
+}
 
 function isOwnMachine(c: AppContext): boolean {
   const [host, origin] = [c.req.header("host"), c.req.header("origin")];
   const names = [c.req.url, host === undefined ? undefined : `http://${host}`, origin];
-  return names.every((name) => name === undefined || LOOPBACK_HOSTS.has(URL.parse(name)?.hostname ?? ""));
+  return names.every((name) => name === undefined || isLoopback(name));
+}
+
+/** How they are nearly always written, for which no URL need be parsed. */
+const PLAIN_LOOPBACK = /^https?:\/\/(?:localhost|127\.0\.0\.1)(?::\d+)?(?:\/|$)/;
+
+function isLoopback(url: string): boolean {
+  return PLAIN_LOOPBACK.test(url) || LOOPBACK_HOSTS.has(URL.parse(url)?.hostname ?? "");
 }
 
 /** For servers only: the API token. */
-export const requireApiToken = createMiddleware<AppEnv>(async (c, next) => {
-  await requireServer(c, c.get("config"));
-  await next();
-});
+export const requireApiToken = checks((c) => requireServer(c, c.get("config")));
 
 /** For whoever operates the service: the API token, also while the rest of the configuration cannot be read. */
-export const requireOperator = createMiddleware<AppEnv>(async (c, next) => {
-  await requireServer(c, accessOf(c.env));
-  await next();
-});
+export const requireOperator = checks((c) => requireServer(c, accessOf(c.env)));
 
 async function requireServer(c: AppContext, access: Access): Promise<void> {
   if (await isServer(c, access)) {
@@ -75,10 +75,14 @@ async function isServer(c: AppContext, { requireAuth, apiTokens }: Access): Prom
 }
 
 /** For a browser and its server: the token of the conversation in the path, or the API token. */
-export const requireConversationAccess = createMiddleware<AppEnv>(async (c, next) => {
+export const requireConversationAccess = checks(admitToConversation);
+
+/** The same, for what only reads the conversation, which is counted. */
+export const requireReader = checks(admitToConversation, limitReads);
+
+async function admitToConversation(c: AppContext): Promise<void> {
   c.set("caller", await callerOf(c, c.get("config")));
-  await next();
-});
+}
 
 async function callerOf(c: AppContext, access: Access): Promise<Caller> {
   const { apiTokens, sessionTokenSecrets } = access;
@@ -105,14 +109,12 @@ export const requireWebhookCredential = webhookCredential((c) => c.get("config")
 export const requireToolCredential = webhookCredential(() => false);
 
 function webhookCredential(mustSign: (c: AppContext) => boolean) {
-  return createMiddleware<AppEnv>(async (c, next) => {
+  return checks(async (c) => {
     const { requireAuth, webhookSecrets: secrets } = c.get("config");
-    if (requireAuth && !isVouchedFor(c)) {
-      requireConfigured("WEBHOOK_SECRET", secrets);
-      const refusal = await refusalOfWebhook(c, secrets, mustSign(c));
-      if (refusal !== null) throw await unauthorized(c, refusal);
-    }
-    await next();
+    if (!requireAuth || isVouchedFor(c)) return;
+    requireConfigured("WEBHOOK_SECRET", secrets);
+    const refusal = await refusalOfWebhook(c, secrets, mustSign(c));
+    if (refusal !== null) throw await unauthorized(c, refusal);
   });
 }
 
@@ -187,7 +189,7 @@ export function subprotocolsOf(c: AppContext): string[] {
  * For what opens a WebSocket: a page may come from anywhere, and browsers apply no CORS to it, so an Origin must be
  * our own or listed. Who is no page sends none. Throws `upgrade_required`, `forbidden`.
  */
-export const requireWebSocket = createMiddleware<AppEnv>(async (c, next) => {
+export const requireWebSocket = checks(async (c) => {
   if (c.req.header("upgrade")?.toLowerCase() !== "websocket") {
     throw new ProblemError("upgrade_required", "This path is a WebSocket.", { upgrade: "websocket" });
   }
@@ -201,7 +203,6 @@ export const requireWebSocket = createMiddleware<AppEnv>(async (c, next) => {
       "Pages of this origin may not connect; ALLOWED_ORIGINS lists those that may.",
     );
   }
-  await next();
 });
 
 /** Closes what a secret protects while there is no such secret that is worth the name. */

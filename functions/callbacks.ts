@@ -16,13 +16,14 @@ import { limitConversation } from "./rate-limit.ts";
 export async function handleCallback(c: AppContext): Promise<Response> {
   const id = c.req.param("id");
   const path = id === undefined ? undefined : conversationIdOf(id);
-  if (webhookForm(c) === "elevenlabs") {
+  const form = webhookForm(c);
+  if (form === "elevenlabs") {
     const report = await readEvent(c);
     if (report === null || isReport(report)) return handleReport(c, report);
     requireShortBody(c);
   }
   const body = await readJsonObject(c);
-  requireSignedConversation(c, body);
+  if (form !== "shared_secret") requireSignedConversation(body);
   const { live } = c.get("core");
   if (isProgress(body)) {
     const told = parseProgress(body, path);
@@ -41,8 +42,8 @@ export async function handleCallback(c: AppContext): Promise<Response> {
 }
 
 /** A signature says nothing of the path, so with one the body names its conversation, itself or by its task. */
-function requireSignedConversation(c: AppContext, body: JsonObject): void {
-  if (webhookForm(c) === "shared_secret" || Object.hasOwn(body, "conversationId")) return;
+function requireSignedConversation(body: JsonObject): void {
+  if (Object.hasOwn(body, "conversationId")) return;
   if (typeof body.requestId === "string" && isTaskId(body.requestId)) return;
   throw new InvalidRequestError(
     "The signature does not cover the path, so the body must name its conversation.",

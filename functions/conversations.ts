@@ -22,11 +22,11 @@ import type {
   MessageStoredAnswer,
   TokenAnswer,
 } from "./answers.ts";
-import { requireApiToken, requireConfigured, requireConversationAccess } from "./auth.ts";
+import { requireApiToken, requireConfigured, requireConversationAccess, requireReader } from "./auth.ts";
 import { readJsonObject, readOptionalJsonObject } from "./body.ts";
 import type { AppContext, AppEnv } from "./context.ts";
 import { ProblemError } from "./problem.ts";
-import { limitConversation, limitReads } from "./rate-limit.ts";
+import { limitConversation } from "./rate-limit.ts";
 
 export const conversations = new Hono<AppEnv>()
   .post("/new", requireApiToken, async (c) => {
@@ -57,7 +57,7 @@ export const conversations = new Hono<AppEnv>()
     return c.json<TokenAnswer>({ success: true, conversationId, ...token });
   })
 
-  .get("/:id", requireConversationAccess, limitReads, async (c) => {
+  .get("/:id", requireReader, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const limit = parseListLimit(c.req.query("limit"), 50);
     const { conversations } = c.get("core");

@@ -4,9 +4,8 @@
  * approximate: a brake on abuse, not an accounting.
  * https://developers.cloudflare.com/workers/runtime-apis/bindings/rate-limit/
  */
-import { createMiddleware } from "hono/factory";
 import { conversationIdOf } from "../lib/keys.ts";
-import type { AppContext, AppEnv } from "./context.ts";
+import type { AppContext } from "./context.ts";
 import { ProblemError } from "./problem.ts";
 import { isVouchedFor } from "./vouched.ts";
 
@@ -17,12 +16,11 @@ const PERIOD_SECONDS = 60;
  * Counts every request of a client, before anything else is done for it; a burst of one kind leaves the others
  * alone. Throws `rate_limited`.
  */
-export const limitClient = createMiddleware<AppEnv>(async (c, next) => {
+export async function limitClient(c: AppContext): Promise<void> {
   // Other Workers of the account have no address, and would share one count.
-  if (!isVouchedFor(c))
-    await spend(c.env.CLIENT_RATE_LIMIT, `${kindOf(c.req.method, c.req.path)}:${clientOf(c)}`);
-  await next();
-});
+  if (isVouchedFor(c)) return;
+  await spend(c.env.CLIENT_RATE_LIMIT, () => `${kindOf(c.req.method, c.req.path)}:${clientOf(c)}`);
+}
 
 function kindOf(method: string, path: string): "health" | "state" | "message" | "read" | "change" {
   if (path === "/health") return "health";
@@ -32,10 +30,9 @@ function kindOf(method: string, path: string): "health" | "state" | "message" | 
 }
 
 /** Counts what reads the conversation of the path, once its reader has been let in. Throws `rate_limited`. */
-export const limitReads = createMiddleware<AppEnv>(async (c, next) => {
+export async function limitReads(c: AppContext): Promise<void> {
   await limitConversation(c, "read", conversationIdOf(c.req.param("id") ?? ""));
-  await next();
-});
+}
 
 /** Counts a request of one kind that names a conversation. Throws `rate_limited`. */
 export async function limitConversation(
@@ -43,16 +40,16 @@ export async function limitConversation(
   kind: "session" | "callback" | "progress" | "task" | "token" | "message" | "read",
   conversationId: string,
 ): Promise<void> {
-  await spend(c.env.CONVERSATION_RATE_LIMIT, `${kind}:${conversationId}`);
+  await spend(c.env.CONVERSATION_RATE_LIMIT, () => `${kind}:${conversationId}`);
 }
 
 /** Counts a credential that was refused. Throws `rate_limited` in place of the refusal, which is then not logged either. */
 export async function limitFailedLogins(c: AppContext): Promise<void> {
-  await spend(c.env.FAILED_LOGIN_RATE_LIMIT, clientOf(c));
+  await spend(c.env.FAILED_LOGIN_RATE_LIMIT, () => clientOf(c));
 }
 
-async function spend(limiter: RateLimit | undefined, key: string): Promise<void> {
-  if (limiter === undefined || (await limiter.limit({ key })).success) return;
+async function spend(limiter: RateLimit | undefined, keyOf: () => string): Promise<void> {
+  if (limiter === undefined || (await limiter.limit({ key: keyOf() })).success) return;
   throw new ProblemError("rate_limited", "Too many requests.", { "retry-after": String(PERIOD_SECONDS) });
 }
 

@@ -9,10 +9,9 @@ import { parseExactly, stringifyJson, validate } from "../lib/json.ts";
 import { conversationIdOf, isRequestId } from "../lib/keys.ts";
 import { howTold, RESULT_STATUSES, type ResultRow } from "../lib/live/results.ts";
 import type { AcknowledgedAnswer, AgainAnswer, ConnectionListAnswer, ResultListAnswer } from "./answers.ts";
-import { requireApiToken, requireConversationAccess } from "./auth.ts";
+import { requireApiToken, requireConversationAccess, requireReader } from "./auth.ts";
 import { readJsonObject } from "./body.ts";
 import type { AppEnv } from "./context.ts";
-import { limitReads } from "./rate-limit.ts";
 
 export const DEFAULT_RESULT_LIMIT = 50;
 const MAX_ACKNOWLEDGED = 200;
@@ -31,7 +30,7 @@ export const acknowledgementSchema = v.object({
 });
 
 export const results = new Hono<AppEnv>()
-  .get("/:id/results", requireConversationAccess, limitReads, async (c) => {
+  .get("/:id/results", requireReader, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const { limit: limitText, ...query } = c.req.query();
     const limit = parseListLimit(limitText, DEFAULT_RESULT_LIMIT);

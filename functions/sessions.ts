@@ -13,11 +13,11 @@ import {
   sessionDeadline,
 } from "../lib/session-store.ts";
 import type { DeletedAnswer, RegisteredAnswer, SessionAnswer } from "./answers.ts";
-import { requireConversationAccess } from "./auth.ts";
+import { requireConversationAccess, requireReader } from "./auth.ts";
 import { readJsonObject } from "./body.ts";
 import type { AppEnv } from "./context.ts";
 import { ProblemError } from "./problem.ts";
-import { limitConversation, limitReads } from "./rate-limit.ts";
+import { limitConversation } from "./rate-limit.ts";
 
 export const sessions = new Hono<AppEnv>()
   .post("/:id/session", requireConversationAccess, async (c) => {
@@ -53,7 +53,7 @@ export const sessions = new Hono<AppEnv>()
     });
   })
 
-  .get("/:id/session", requireConversationAccess, limitReads, async (c) => {
+  .get("/:id/session", requireReader, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const core = c.get("core");
     const { sessions, now } = core;

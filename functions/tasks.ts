@@ -6,10 +6,9 @@ import { validate } from "../lib/json.ts";
 import { conversationIdOf, conversationOfTask } from "../lib/keys.ts";
 import type { TaskRow } from "../lib/live/tasks.ts";
 import type { TaskCancelledAnswer, TaskListAnswer } from "./answers.ts";
-import { requireConversationAccess } from "./auth.ts";
+import { requireConversationAccess, requireReader } from "./auth.ts";
 import type { AppEnv } from "./context.ts";
 import { ProblemError } from "./problem.ts";
-import { limitReads } from "./rate-limit.ts";
 
 export const DEFAULT_TASK_LIMIT = 50;
 
@@ -18,7 +17,7 @@ export const taskQuerySchema = v.object({
 });
 
 export const tasks = new Hono<AppEnv>()
-  .get("/:id/tasks", requireConversationAccess, limitReads, async (c) => {
+  .get("/:id/tasks", requireReader, async (c) => {
     const conversationId = conversationIdOf(c.req.param("id"));
     const { limit: limitText, ...query } = c.req.query();
     const limit = parseListLimit(limitText, DEFAULT_TASK_LIMIT);
