@@ -9,7 +9,7 @@
  * | `done`, `cancelled`, `expired` | over | forgotten 48 h later |
  */
 import type { Result } from "../result.ts";
-import { type Sql, tablesOf } from "../sql.ts";
+import { type Sql, type SqlValue, tablesOf } from "../sql.ts";
 import type { OnHangup, Ticket } from "../task.ts";
 
 export type TaskStatus = "processing" | "failed" | "done" | "cancelled" | "expired";
@@ -72,6 +72,13 @@ export type Tasks = ReturnType<typeof createTasks>;
 
 export function createTasks(database: Sql) {
   const sql = tablesOf(database, "tasks", SCHEMA);
+  /** What was found out of all of them, until one changes: everything that happens in the conversation asks for it. */
+  let known: { isEmpty?: boolean; due?: number | null; isAttended?: boolean } = {};
+
+  function change<T extends Record<string, SqlValue>>(statement: string, ...bindings: SqlValue[]): T[] {
+    known = {};
+    return sql.rows<T>(statement, ...bindings);
+  }
 
   function find(taskId: string): TaskRow | null {
     const [row] = sql.rows<Row>("SELECT * FROM tasks WHERE task_id = ?", taskId);
@@ -85,29 +92,33 @@ export function createTasks(database: Sql) {
     condition: string,
     ...bindings: (string | number)[]
   ): string[] {
-    return sql
-      .rows<{ task_id: string }>(
-        `UPDATE tasks SET status = ?, over_at = ?, cancel_at = NULL WHERE ${condition} RETURNING task_id`,
-        status,
-        now,
-        ...bindings,
-      )
-      .map(({ task_id }) => task_id);
+    return change<{ task_id: string }>(
+      `UPDATE tasks SET status = ?, over_at = ?, cancel_at = NULL WHERE ${condition} RETURNING task_id`,
+      status,
+      now,
+      ...bindings,
+    ).map(({ task_id }) => task_id);
   }
 
   const OPEN = "status IN ('processing', 'failed')";
 
   return {
     exist: sql.exist,
-    forgetTables: sql.forget,
-    isEmpty: () => sql.rows("SELECT 1 FROM tasks LIMIT 1").length === 0,
+    forgetTables(): void {
+      sql.forget();
+      known = {};
+    },
+    isEmpty(): boolean {
+      known.isEmpty ??= sql.rows("SELECT 1 FROM tasks LIMIT 1").length === 0;
+      return known.isEmpty;
+    },
 
     get: find,
 
     open(ticket: Ticket): void {
       const { taskId, tool, onHangup, createdAt, deadline } = ticket;
       const { deliverBy = null, topic = null } = ticket;
-      sql.rows(
+      change(
         `INSERT OR IGNORE INTO tasks
            (task_id, tool, status, on_hangup, deliver_by, topic, created_at, deadline)
          VALUES (?, ?, 'processing', ?, ?, ?, ?, ?)`,
@@ -148,7 +159,7 @@ export function createTasks(database: Sql) {
       if (task === null) return true;
       if (task.overAt !== null && task.status !== "failed") return false;
       if (task.progress !== null && task.progress.seq >= progress.seq) return false;
-      sql.rows(
+      change(
         "UPDATE tasks SET progress = ? WHERE task_id = ?",
         JSON.stringify({ ...progress, at: now }),
         taskId,
@@ -161,17 +172,19 @@ export function createTasks(database: Sql) {
      * `hungUp` tells whose time is over.
      */
     attended(isAnybodyThere: boolean, now: number): void {
+      if (known.isAttended === isAnybodyThere) return;
       const wanted = "status = 'processing' AND on_hangup = 'cancel'";
       if (isAnybodyThere) {
-        sql.rows(
+        change(
           `UPDATE tasks SET was_attended = 1, cancel_at = NULL WHERE ${wanted} AND (was_attended = 0 OR cancel_at IS NOT NULL)`,
         );
       } else {
-        sql.rows(
+        change(
           `UPDATE tasks SET cancel_at = ? WHERE ${wanted} AND was_attended = 1 AND cancel_at IS NULL`,
           now + HANGUP_MS,
         );
       }
+      known.isAttended = isAnybodyThere;
     },
 
     /** Cancels the tasks whose people have hung up. Returns their ids. */
@@ -180,7 +193,7 @@ export function createTasks(database: Sql) {
     /** Ends what was not done in time, and forgets what was over long ago. */
     expire(now: number): void {
       end("expired", now, `${OPEN} AND deadline <= ?`, now);
-      sql.rows("DELETE FROM tasks WHERE over_at <= ? AND status != 'processing'", now - OVER_MS);
+      change("DELETE FROM tasks WHERE over_at <= ? AND status != 'processing'", now - OVER_MS);
     },
 
     /** Newest first; `before` is a `seq`. */
@@ -194,17 +207,19 @@ export function createTasks(database: Sql) {
         .map(read),
 
     /** The conversation was deleted. */
-    wipe: (): void => void sql.rows("DELETE FROM tasks"),
+    wipe: (): void => void change("DELETE FROM tasks"),
 
     /** When something has to be done next, in ms; null for never. */
     nextDue(): number | null {
+      if (known.due !== undefined) return known.due;
       const [row] = sql.rows<{ due: number | null }>(
         `SELECT min(due) AS due FROM (
            SELECT min(cancel_at) AS due FROM tasks WHERE status = 'processing'
            UNION ALL SELECT min(deadline) FROM tasks WHERE ${OPEN}
            UNION ALL SELECT min(over_at) + ${OVER_MS} FROM tasks WHERE status != 'processing')`,
       );
-      return row?.due ?? null;
+      known.due = row?.due ?? null;
+      return known.due;
     },
   };
 }
