@@ -15,7 +15,7 @@ import { keys, partitionOf } from "../lib/keys.ts";
 import { createLiveClient, type LiveClient } from "../lib/live/live-client.ts";
 import { createLogger, type Logger } from "../lib/log.ts";
 import { outageWrite } from "../lib/outages.ts";
-import { type After, after as ownTimer, pause } from "../lib/patience.ts";
+import { type After, type InTime, leftInTime, after as ownTimer, pause } from "../lib/patience.ts";
 import type { Channel } from "../lib/push/channel.ts";
 import { createKeyWatch } from "../lib/push/key-watch.ts";
 import { createMonitorChannel } from "../lib/push/monitor.ts";
@@ -67,7 +67,7 @@ function partsOf(config: Config, env: Bindings): Parts {
 }
 
 function makeParts(config: Config, env: Bindings): Parts {
-  const redis = redisOf(config);
+  const redis = redisOf(config, leftInTime);
   const log = createLogger({ now });
   const breaker = createBreaker({ now, ...OF_AN_INSTANCE });
   const outages: LogWrite[] = [];
@@ -95,9 +95,9 @@ function makeParts(config: Config, env: Bindings): Parts {
   };
 }
 
-/** Redis; null where the objects are themselves the storage. `after`: the timer of who asks. */
-export function redisOf({ storage }: Config, after: After = ownTimer): Storage | null {
-  return storage.kind === "upstash" ? createUpstashStorage({ ...storage, after }) : null;
+/** Redis; null where the objects are themselves the storage. `inTime`: how who asks gives up. */
+export function redisOf({ storage }: Config, inTime?: InTime): Storage | null {
+  return storage.kind === "upstash" ? createUpstashStorage({ ...storage, ...(inTime && { inTime }) }) : null;
 }
 
 /**

@@ -4,7 +4,7 @@ import { openConversation } from "../lib/elevenlabs.ts";
 import { type JsonObject, parseExactly, stringifyJson } from "../lib/json.ts";
 import { LiveConversation as Live, type LiveConversationParts } from "../lib/live/live-conversation.ts";
 import { createLogger } from "../lib/log.ts";
-import type { After } from "../lib/patience.ts";
+import { type After, endedInTime } from "../lib/patience.ts";
 import { requireAllowedUrl } from "../lib/registration.ts";
 import type { Answer } from "../lib/rpc.ts";
 import { RecordObject, type RecordObjectParts } from "../lib/storage/record-object.ts";
@@ -31,7 +31,7 @@ export class LiveConversation extends Live<Bindings> {
       };
     }
     const { config } = parsed;
-    const storage = redisOf(config, after) ?? embeddedStorage(env);
+    const storage = redisOf(config, endedInTime(after)) ?? embeddedStorage(env);
     return {
       storage,
       channels: channelsOf(config, storage, after),

@@ -21,29 +21,24 @@ const STRIKES_EVERY_MS = 1_000;
 
 /**
  * All with one timer, for an object, whose requests share what it has: a timer of the platform costs as much as a
- * statement of SQL, and nearly everything that is waited for comes in time. While nothing is waited for there is no
- * timer, which would keep the object from hibernating.
+ * statement of SQL, and nearly everything that is waited for comes in time. What was taken back leaves the timer as it
+ * is: with nothing more to wait for, it strikes once in vain, so that the object can hibernate.
  */
 export function createSharedTimer(now: () => number): After {
   const waits = new Set<{ at: number; strike: () => void }>();
   let timer: ReturnType<typeof setTimeout> | null = null;
   let strikesAt = Number.POSITIVE_INFINITY;
 
-  function stop(): void {
-    if (timer !== null) clearTimeout(timer);
-    timer = null;
-    strikesAt = Number.POSITIVE_INFINITY;
-  }
-
   function strikeBy(at: number): void {
     if (at >= strikesAt) return;
-    stop();
+    if (timer !== null) clearTimeout(timer);
     strikesAt = Math.min(at, now() + STRIKES_EVERY_MS);
     timer = setTimeout(strike, Math.max(0, strikesAt - now()));
   }
 
   function strike(): void {
-    stop();
+    timer = null;
+    strikesAt = Number.POSITIVE_INFINITY;
     const inOrder = [...waits].sort((a, b) => a.at - b.at);
     const next = inOrder.find(({ at }) => at > now());
     if (next !== undefined) strikeBy(next.at);
@@ -60,10 +55,7 @@ export function createSharedTimer(now: () => number): After {
     const wait = { at: now() + ms, strike };
     waits.add(wait);
     strikeBy(wait.at);
-    return () => {
-      waits.delete(wait);
-      if (waits.size === 0) stop();
-    };
+    return () => void waits.delete(wait);
   };
 }
 
@@ -82,13 +74,56 @@ export function pause(ms: number, signal?: AbortSignal, by: After = after): Prom
   });
 }
 
-/** What is promised, or what `late` makes of it where that takes longer than so many ms. */
+/** What is promised, or what `late` returns or throws where that takes longer than so many ms. */
 export function orElse<T>(promised: Promise<T>, ms: number, late: () => T, by: After = after): Promise<T> {
   return new Promise((resolve, reject) => {
-    const takeBack = by(ms, () => resolve(late()));
-    promised.then(resolve, reject).finally(takeBack);
+    const takeBack = by(ms, () => {
+      try {
+        resolve(late());
+      } catch (error) {
+        reject(error);
+      }
+    });
+    promised.then(
+      (value) => {
+        takeBack();
+        resolve(value);
+      },
+      (error: unknown) => {
+        takeBack();
+        reject(error);
+      },
+    );
   });
 }
+
+/**
+ * Does work that has so many ms, and gives it up then, for one reason or the other `LATE`. `deadline` tells whether
+ * nobody waits any longer; the signal, where there is one, ends what is under way.
+ */
+export type InTime = <T>(
+  ms: number,
+  work: (deadline: { readonly aborted: boolean }, signal?: AbortSignal) => Promise<T>,
+) => Promise<T>;
+
+/** With a signal for each. */
+export const endedInTime =
+  (by: After = after): InTime =>
+  (ms, work) =>
+    inTime(ms, (signal) => work(signal, signal), by);
+
+/**
+ * For a request of a Worker, with which all that it has begun ends by itself: so no signal is made for each of them, of
+ * which nearly none is ever needed.
+ */
+export const leftInTime: InTime = (ms, work) => {
+  const deadline = { aborted: false };
+  const late = () => {
+    deadline.aborted = true;
+    throw LATE;
+  };
+  return orElse(work(deadline), ms, late);
+};
 
 /** Does work that has so many ms; then its signal ends it. */
 export async function inTime<T>(

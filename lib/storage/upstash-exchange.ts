@@ -1,14 +1,14 @@
 /**
  * One exchange with Upstash's REST API: a request, a checked answer, or a failure of a known kind.
  *
- * It stands in for the client's own exchange (`redis.use`), which cannot be asked what went wrong: that one
+ * It stands in for the exchange of Upstash's own client, which cannot be asked what went wrong: that one
  * drops the HTTP status (a 503 and a wrong command both become an UpstashError), writes the whole command
  * into the message, throws the same TypeError for a dead network and for an answer of a wrong shape, and
  * takes `[{}]` from a pipeline for an absent value. Protocol: https://upstash.com/docs/redis/features/restapi
  */
-import type { UpstashRequest } from "@upstash/redis/cloudflare";
 import type { StorageFailure } from "../errors.ts";
-import { type After, inTime, pause } from "../patience.ts";
+import { endedInTime, type InTime, pause } from "../patience.ts";
+import type { UpstashCommand } from "./upstash-commands.ts";
 
 export type UpstashExchangeOptions = {
   /** `https://…`, without a path. */
@@ -16,7 +16,8 @@ export type UpstashExchangeOptions = {
   token: string;
   /** Milliseconds for the whole exchange: both attempts, the pause between them and the answer's body. */
   timeoutMs: number;
-  after?: After;
+  /** How it is given up; by a signal of its own otherwise. */
+  inTime?: InTime;
 };
 
 /** An exchange that failed. The message says only how; `cause` may hold what the server said. */
@@ -31,78 +32,88 @@ export class UpstashExchangeError extends Error {
 
 const RETRY_AFTER_MS = 50;
 
-/** `{result}` of a command, or one of them for each command of a pipeline or transaction. */
-export type UpstashAnswer = { result: unknown } | { result: unknown }[];
-
 /**
- * Sends one request. Throws UpstashExchangeError: also where any command of it failed, and where the answer
- * is not one `result` for each command, so that garbage never reads as an absent key.
+ * Sends one request and returns the results of its commands. Throws UpstashExchangeError: also where any of them failed,
+ * and where the answer is not one `result` for each command, so that garbage never reads as an absent key.
  */
-export type UpstashExchange = (request: UpstashRequest) => Promise<UpstashAnswer>;
+export type UpstashExchange = {
+  send(command: UpstashCommand): Promise<unknown>;
+  /** All or none. */
+  transaction(commands: readonly UpstashCommand[]): Promise<unknown[]>;
+  /** One after the other, each by itself. */
+  pipeline(commands: readonly UpstashCommand[]): Promise<unknown[]>;
+};
 
 export function createUpstashExchange({
   url,
   token,
   timeoutMs,
-  after,
+  inTime = endedInTime(),
 }: UpstashExchangeOptions): UpstashExchange {
   const baseUrl = url.replace(/\/$/, "");
+  const headers = { authorization: `Bearer ${token}`, "content-type": "application/json" };
   // Sent back with every request, so that no replica answers that has not seen our own writes.
   let syncToken = "";
 
   async function post(
-    path: string[],
+    path: string,
     body: string,
     attempts: number,
-    signal: AbortSignal,
+    deadline: { readonly aborted: boolean },
+    signal: AbortSignal | undefined,
   ): Promise<{ response: Response; text: string }> {
     for (let attempt = 1; ; attempt++) {
       try {
-        const response = await fetch([baseUrl, ...path].join("/"), {
+        const response = await fetch(baseUrl + path, {
           method: "POST",
-          headers: {
-            authorization: `Bearer ${token}`,
-            "content-type": "application/json",
-            ...(syncToken === "" ? {} : { "upstash-sync-token": syncToken }),
-          },
+          headers: syncToken === "" ? headers : { ...headers, "upstash-sync-token": syncToken },
           body,
           // Following a redirect would turn the POST into a GET.
           redirect: "manual",
-          signal,
+          ...(signal && { signal }),
         });
         return { response, text: await response.text() };
       } catch (cause) {
-        if (signal.aborted) throw new UpstashExchangeError("timeout", { cause });
+        if (deadline.aborted) throw cause;
+        if (!URL.canParse(baseUrl)) throw new UpstashExchangeError("rejected", { cause });
         if (attempt >= attempts) throw new UpstashExchangeError("network", { cause });
         await pause(RETRY_AFTER_MS);
+        if (deadline.aborted) throw cause;
       }
     }
   }
 
-  return async ({ path = [], body }) => {
+  async function ask(path: string, body: UpstashCommand | readonly UpstashCommand[]): Promise<unknown> {
     const attempts = isRepeatable(body) ? 2 : 1;
-    const { response, text } = await inTime(
-      timeoutMs,
-      (signal) => post(path, JSON.stringify(body), attempts, signal),
-      after,
-    );
+    const { response, text } = await inTime(timeoutMs, (deadline, signal) =>
+      post(path, JSON.stringify(body), attempts, deadline, signal),
+    ).catch((cause: unknown) => {
+      throw cause instanceof UpstashExchangeError ? cause : new UpstashExchangeError("timeout", { cause });
+    });
     if (!response.ok) {
       throw new UpstashExchangeError(failureOf(response.status, text), { cause: new Error(text) });
     }
     syncToken = response.headers.get("upstash-sync-token") ?? "";
+    return parse(text);
+  }
 
-    const answer = parse(text);
-    if (path.length === 0) return resultOf(answer);
-    const commands: unknown[] = Array.isArray(body) ? body : [];
+  async function askAll(path: string, commands: readonly UpstashCommand[]): Promise<unknown[]> {
+    const answer = await ask(path, commands);
     if (!Array.isArray(answer) || answer.length !== commands.length)
       throw new UpstashExchangeError("invalid_response");
     return answer.map(resultOf);
+  }
+
+  return {
+    send: async (command) => resultOf(await ask("", command)),
+    transaction: (commands) => askAll("/multi-exec", commands),
+    pipeline: (commands) => askAll("/pipeline", commands),
   };
 }
 
 /** A script may not be repeated after it has possibly run; every other command that is sent here may. */
-function isRepeatable(body: unknown): boolean {
-  return !(Array.isArray(body) && String(body[0]).toLowerCase() === "eval");
+function isRepeatable([name]: UpstashCommand): boolean {
+  return name !== "eval";
 }
 
 function failureOf(status: number, text: string): StorageFailure {
@@ -127,10 +138,10 @@ function parse(text: string): unknown {
   }
 }
 
-function resultOf(answer: unknown): { result: unknown } {
+function resultOf(answer: unknown): unknown {
   if (typeof answer !== "object" || answer === null) throw new UpstashExchangeError("invalid_response");
   if ("error" in answer && typeof answer.error === "string")
     throw new UpstashExchangeError(failureOfError(answer.error), { cause: new Error(answer.error) });
   if (!("result" in answer)) throw new UpstashExchangeError("invalid_response");
-  return { result: answer.result };
+  return answer.result;
 }

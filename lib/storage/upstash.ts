@@ -1,6 +1,6 @@
 /**
- * Storage in Upstash Redis over its REST API: the production driver. Commands are built by `@upstash/redis`;
- * `upstash-exchange.ts` sends them.
+ * Storage in Upstash Redis over its REST API: the production driver. Commands are built by `@upstash/redis`
+ * (`upstash-commands.ts`); `upstash-exchange.ts` sends them.
  *
  * A request whose answer was lost is sent once more, so every write here may be applied twice without harm:
  * SET, DEL, EXPIRE, LREM, LTRIM, ZADD, ZREM and ZREMRANGEBYSCORE leave the same state (their results then tell
@@ -11,9 +11,9 @@
  * nothing of anyone else comes in between; but Redis does not roll back where a command meets a key of
  * another kind. Each key of the product has one kind, so only a mistake in the code can bring that about.
  */
-import { type Pipeline, Redis, type UpstashResponse } from "@upstash/redis/cloudflare";
+import type { Redis } from "@upstash/redis/cloudflare";
 import { StorageError } from "../errors.ts";
-import type { After } from "../patience.ts";
+import type { InTime } from "../patience.ts";
 import { compareIndexEntries, decodeIndexCursor, indexPage } from "./index-order.ts";
 import {
   checkWrites,
@@ -28,6 +28,7 @@ import {
   type WriteResults,
 } from "./storage.ts";
 import { updateBySwapping } from "./swap.ts";
+import { commandOf, type UpstashCommand } from "./upstash-commands.ts";
 import { createUpstashExchange, UpstashExchangeError } from "./upstash-exchange.ts";
 
 export type UpstashStorageOptions = {
@@ -36,8 +37,8 @@ export type UpstashStorageOptions = {
   token: string;
   /** Milliseconds until a request is given up, its one retry included. 1,500. */
   timeoutMs?: number;
-  /** By which timer; each request has one of its own otherwise. */
-  after?: After;
+  /** How a request is given up; by a timer and a signal of its own otherwise. */
+  inTime?: InTime;
 };
 
 /**
@@ -54,58 +55,30 @@ return 1`;
 /** The one field of an entry of a log. */
 const LOG_FIELD = "value";
 
-/** What a client and a batch of its commands have in common: the client answers, the batch gathers. */
-type Commands = {
-  [name in
-    | "set"
-    | "get"
-    | "getex"
-    | "expire"
-    | "pexpire"
-    | "persist"
-    | "exists"
-    | "del"
-    | "rpush"
-    | "lrem"
-    | "zadd"
-    | "zrem"
-    | "zremrangebyscore"
-    | "xadd"]: (...args: Parameters<Pipeline[name]>) => unknown;
-};
-
 /** Commands of one write, and the reading of their results, in the same order. */
-type Step = { add: (redis: Commands) => unknown; commands: 1 | 2; read: (results: unknown[]) => unknown };
+type Step = { commands: UpstashCommand[]; read: (results: unknown[]) => unknown };
 
 export function createUpstashStorage({
   url,
   token,
   timeoutMs = 1500,
-  after,
+  inTime,
 }: UpstashStorageOptions): Storage {
   const name = "upstash";
-  let client: Redis | undefined;
+  const exchange = createUpstashExchange({ url, token, timeoutMs, ...(inTime && { inTime }) });
 
-  /** One client for the storage's life, made when first needed. */
-  function redis(): Redis {
-    if (client) return client;
-    client = new Redis({
-      url,
-      token,
-      // Each request travels when it is made, in the order in which it is made.
-      enableAutoPipelining: false,
-      // What is read is the text that was written: "123" stays text.
-      automaticDeserialization: false,
-      enableTelemetry: false,
-    });
-    const exchange = createUpstashExchange({ url, token, timeoutMs, ...(after && { after }) });
-    // The client declares the answer of one command, and reads a pipeline's array through the same door.
-    client.use(async (request) => (await exchange(request)) as UpstashResponse<unknown>);
-    return client;
+  /** Sends one command and reads its result. Throws StorageError. */
+  async function ask<T>(
+    operation: string,
+    build: (redis: Redis) => unknown,
+    read: (result: unknown) => T,
+  ): Promise<T> {
+    return exchanging(operation, async () => read(await exchange.send(commandOf(build))));
   }
 
-  async function ask<T>(operation: string, request: (redis: Redis) => Promise<T>): Promise<T> {
+  async function exchanging<T>(operation: string, work: () => Promise<T>): Promise<T> {
     try {
-      return await request(redis());
+      return await work();
     } catch (cause) {
       const failure = cause instanceof UpstashExchangeError ? cause.failure : "rejected";
       throw new StorageError(name, operation, failure, { cause });
@@ -114,9 +87,8 @@ export function createUpstashStorage({
 
   /** Caps lists that have grown too long; where that fails, the next append sees to it. */
   async function trim(lists: Map<string, number>): Promise<void> {
-    const batch = redis().pipeline();
-    for (const [key, length] of lists) batch.ltrim(key, -length, -1);
-    await batch.exec().catch(() => {});
+    const commands = [...lists].map(([key, length]) => commandOf((redis) => redis.ltrim(key, -length, -1)));
+    await exchange.pipeline(commands).catch(() => {});
   }
 
   /**
@@ -142,51 +114,59 @@ export function createUpstashStorage({
   const storage: Storage = {
     name,
 
-    get: (key) => ask("get", async (redis) => textOrNull(await redis.get<unknown>(key))),
+    get: (key) => ask("get", (redis) => redis.get(key), textOrNull),
 
     async getMany(keys) {
       if (keys.length === 0) return [];
-      return ask("getMany", async (redis) => {
-        const texts = listOf(textOrNull, await redis.mget<unknown[]>(...keys));
-        if (texts.length !== keys.length) throw new UpstashExchangeError("invalid_response");
-        return texts;
-      });
+      return ask(
+        "getMany",
+        (redis) => redis.mget(...keys),
+        (result) => {
+          const texts = listOf(textOrNull, result);
+          if (texts.length !== keys.length) throw new UpstashExchangeError("invalid_response");
+          return texts;
+        },
+      );
     },
 
     async getAndTouch(key, ttlSeconds) {
       const expiry = expiryOf(ttlSeconds) ?? ({ persist: true } as const);
-      return ask("getAndTouch", async (redis) => textOrNull(await redis.getex<unknown>(key, expiry)));
+      return ask("getAndTouch", (redis) => redis.getex(key, expiry), textOrNull);
     },
 
     ttl: (key) =>
-      ask("ttl", async (redis) => {
-        const millis = numberOf(await redis.pttl(key));
-        if (millis === -2) return null;
-        return millis === -1 ? Number.POSITIVE_INFINITY : millis / 1000;
-      }),
+      ask(
+        "ttl",
+        (redis) => redis.pttl(key),
+        (result) => {
+          const millis = numberOf(result);
+          if (millis === -2) return null;
+          return millis === -1 ? Number.POSITIVE_INFINITY : millis / 1000;
+        },
+      ),
 
     range: (key, start, stop) =>
-      ask("range", async (redis) => listOf(text, await redis.lrange<unknown>(key, start, stop))),
+      ask(
+        "range",
+        (redis) => redis.lrange(key, start, stop),
+        (result) => listOf(text, result),
+      ),
 
     async listIndex(key, { limit, cursor, minScore }) {
       const after = cursor === undefined ? undefined : decodeIndexCursor(cursor);
-      return ask("listIndex", async (redis) => {
-        // Entries that score as the cursor's does come again before those below it. There may be any number
-        // of them; a page that they fill is asked for again, larger and from the start, so that what moves
-        // meanwhile cannot hide an entry.
-        for (let count = limit + (after ? 2 : 1); ; count *= 4) {
-          const flat = await redis.zrange<unknown[]>(key, after?.score ?? "+inf", minScore ?? "-inf", {
-            byScore: true,
-            rev: true,
-            withScores: true,
-            offset: 0,
-            count,
-          });
-          const entries = entriesOf(flat);
-          const rest = after ? entries.filter((entry) => compareIndexEntries(after, entry) < 0) : entries;
-          if (rest.length > limit || entries.length < count) return indexPage(rest, limit);
-        }
-      });
+      // Entries that score as the cursor's does come again before those below it. There may be any number
+      // of them; a page that they fill is asked for again, larger and from the start, so that what moves
+      // meanwhile cannot hide an entry.
+      for (let count = limit + (after ? 2 : 1); ; count *= 4) {
+        const range = { byScore: true, rev: true, withScores: true, offset: 0, count } as const;
+        const entries = await ask(
+          "listIndex",
+          (redis) => redis.zrange(key, after?.score ?? "+inf", minScore ?? "-inf", range),
+          entriesOf,
+        );
+        const rest = after ? entries.filter((entry) => compareIndexEntries(after, entry) < 0) : entries;
+        if (rest.length > limit || entries.length < count) return indexPage(rest, limit);
+      }
     },
 
     async readLog(key, { limit, before, since }) {
@@ -199,30 +179,34 @@ export function createUpstashStorage({
         before === undefined ? "+" : `(${before}`,
         since === undefined ? "-" : `${Math.max(0, Math.ceil(since))}`,
       ];
-      return ask("readLog", async (redis) =>
-        listOf(logEntry, await redis.xrevrange<Record<string, unknown>>(key, end, start, limit)),
+      return ask(
+        "readLog",
+        (redis) => redis.xrevrange(key, end, start, limit),
+        (result) => listOf(logEntry, result),
       );
     },
 
     ping: () =>
-      ask("ping", async (redis) => {
-        if (text(await redis.ping()) !== "PONG") throw new UpstashExchangeError("invalid_response");
-      }),
+      ask(
+        "ping",
+        (redis) => redis.ping(),
+        (result) => {
+          if (text(result) !== "PONG") throw new UpstashExchangeError("invalid_response");
+        },
+      ),
 
     async commit<const W extends readonly Write[]>(writes: W) {
       checkWrites(writes);
       if (writes.length === 0) return [] as unknown as WriteResults<W>;
       const steps = writes.map(stepOf);
-      const [only] = steps;
-      const results = await ask("commit", async (redis) => {
-        // A command alone is atomic by itself, and building a batch is what costs the client most.
-        if (only !== undefined && steps.length === 1 && only.commands === 1) {
-          return [only.read([await only.add(redis)])];
-        }
-        const batch = redis.multi();
-        for (const step of steps) step.add(batch);
-        const answers = await batch.exec<unknown[]>();
-        return steps.map((step) => step.read(answers.splice(0, step.commands)));
+      const [command, ...others] = steps.flatMap(({ commands }) => commands);
+      const results = await exchanging("commit", async () => {
+        // A command alone is atomic by itself.
+        const answers =
+          command !== undefined && others.length === 0
+            ? [await exchange.send(command)]
+            : await exchange.transaction(steps.flatMap(({ commands }) => commands));
+        return steps.map((step) => step.read(answers.splice(0, step.commands.length)));
       });
       return (await cap(writes, results)) as WriteResults<W>;
     },
@@ -232,9 +216,7 @@ export function createUpstashStorage({
       const read = () => storage.get(key);
       return updateBySwapping(name, read, change, (expected, next) => {
         const args = next === null ? [expected, ttl] : [expected, ttl, next];
-        return ask("update", async (redis) =>
-          oneOrZero(await redis.eval<string[], unknown>(COMPARE_AND_SET, [key], args)),
-        );
+        return ask("update", (redis) => redis.eval(COMPARE_AND_SET, [key], args), oneOrZero);
       });
     },
   };
@@ -260,22 +242,17 @@ function stepOf(write: Write): Step {
       if (write.ttlSeconds !== null) return one((redis) => expire(redis, key, write.ttlSeconds), oneOrZero);
       // PERSIST says 0 also where something stands that was to live for ever already.
       return {
-        add: (redis) => {
-          redis.persist(key);
-          return redis.exists(key);
-        },
-        commands: 2,
+        commands: [commandOf((redis) => redis.persist(key)), commandOf((redis) => redis.exists(key))],
         read: ([, stands]) => oneOrZero(stands),
       };
     case "delete":
       return one((redis) => redis.del(key), oneOrZero);
     case "append":
       return {
-        add: (redis) => {
-          redis.rpush(key, write.value);
-          return expire(redis, key, write.ttlSeconds);
-        },
-        commands: 2,
+        commands: [
+          commandOf((redis) => redis.rpush(key, write.value)),
+          commandOf((redis) => expire(redis, key, write.ttlSeconds)),
+        ],
         read: ([length]) => numberOf(length),
       };
     case "remove":
@@ -294,8 +271,8 @@ function stepOf(write: Write): Step {
   }
 }
 
-function one(add: Step["add"], read: (result: unknown) => unknown): Step {
-  return { add, commands: 1, read: ([result]) => read(result) };
+function one(build: (redis: Redis) => unknown, read: (result: unknown) => unknown): Step {
+  return { commands: [commandOf(build)], read: ([result]) => read(result) };
 }
 
 /** Whole seconds go as EX, which is what a reader of the commands expects to see. */
@@ -305,7 +282,7 @@ function expiryOf(ttlSeconds: TtlSeconds): { ex: number } | { px: number } | und
   return millis % 1000 === 0 ? { ex: millis / 1000 } : { px: millis };
 }
 
-function expire(redis: Commands, key: string, ttlSeconds: TtlSeconds): unknown {
+function expire(redis: Redis, key: string, ttlSeconds: TtlSeconds): unknown {
   const expiry = expiryOf(ttlSeconds);
   if (!expiry) return redis.persist(key);
   return "ex" in expiry ? redis.expire(key, expiry.ex) : redis.pexpire(key, expiry.px);

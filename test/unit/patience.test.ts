@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { createSharedTimer, inTime, orElse } from "../../lib/patience.ts";
+import { createSharedTimer, endedInTime, inTime, LATE, leftInTime, orElse } from "../../lib/patience.ts";
 
 beforeEach(() => vi.useFakeTimers());
 afterEach(() => vi.useRealTimers());
@@ -30,7 +30,7 @@ describe("one timer for many waits", () => {
     ]);
   });
 
-  test("has no timer while nothing is waited for, and one for however many there are", async () => {
+  test("has one timer for however many there are, and none soon after nothing is waited for", async () => {
     const { struck, wait } = begin();
     expect(vi.getTimerCount()).toBe(0);
     const takeBack = [wait("a", 5_000), wait("b", 1_500), wait("c", 8_000)];
@@ -38,6 +38,7 @@ describe("one timer for many waits", () => {
     await vi.advanceTimersByTimeAsync(1_200);
     expect(vi.getTimerCount()).toBe(1);
     for (const take of takeBack) take();
+    await vi.advanceTimersByTimeAsync(1_000);
     expect(vi.getTimerCount()).toBe(0);
     await vi.advanceTimersByTimeAsync(10_000);
     expect(struck).toEqual([]);
@@ -75,4 +76,28 @@ test("work that takes too long is told by its signal", async () => {
   expect(await given).toBe("too late");
   expect(await inTime(100, async () => "done")).toBe("done");
   expect(vi.getTimerCount()).toBe(0);
+});
+
+describe.each([
+  ["ended by a signal", endedInTime()],
+  ["left alone", leftInTime],
+])("a request that is %s", (_name, inTime) => {
+  test("is given up when its time is over, and told so", async () => {
+    let isOver = () => false;
+    const given = inTime(100, (deadline, signal) => {
+      isOver = () => deadline.aborted;
+      return new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
+    }).catch((reason: unknown) => reason);
+    await vi.advanceTimersByTimeAsync(99);
+    expect(isOver()).toBe(false);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(isOver()).toBe(true);
+    expect(await given).toBe(LATE);
+  });
+
+  test("is what it was promised to be where it comes in time, and no timer is left", async () => {
+    expect(await inTime(100, async () => "done")).toBe("done");
+    await expect(inTime(100, () => Promise.reject(new Error("no")))).rejects.toThrow("no");
+    expect(vi.getTimerCount()).toBe(0);
+  });
 });
