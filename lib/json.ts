@@ -98,11 +98,15 @@ export function byteLength(text: string): number {
 
 /** A value as JSON text, which keeps even the sign of a negative zero. */
 export function stringifyJson(value: unknown): string {
+  const text = JSON.stringify(value);
   // A replacer is called for every part, which takes several times as long as all the rest.
-  return holdsNegativeZero(value)
+  return MAYBE_ZERO.test(text) && holdsNegativeZero(value)
     ? JSON.stringify(value, (_key, part) => exactPart(part))
-    : JSON.stringify(value);
+    : text;
 }
+
+/** Texts that may hold a number that is zero: what JSON.stringify writes of a negative one, too. */
+const MAYBE_ZERO = /(?:^|[:[,])0(?:$|[\],}])/;
 
 function holdsNegativeZero(value: unknown): boolean {
   if (typeof value === "number") return Object.is(value, -0);

@@ -68,13 +68,39 @@ export function logFailure(log: Logger, operation: string, error: unknown): void
 }
 
 /** A logger that writes one line of JSON per event. Undefined fields are left out. */
-export function createLogger({ now, write = toConsole }: LogOptions, bound: LogFields = {}): Logger {
-  const emit = (level: LogLevel) => (event: LogEvent, fields?: LogFields) =>
-    write(level, JSON.stringify({ level, event, time: new Date(now()).toISOString(), ...bound, ...fields }));
-  return {
-    info: emit("info"),
-    warn: emit("warn"),
-    error: emit("error"),
-    with: (fields) => createLogger({ now, write }, { ...bound, ...fields }),
-  };
+export function createLogger(options: LogOptions, bound: LogFields = {}): Logger {
+  return new JsonLogger(options, bound);
+}
+
+/** A class, because there is one for each request and each result, most of which write a line or none. */
+class JsonLogger implements Logger {
+  readonly #options: LogOptions;
+  readonly #bound: LogFields;
+
+  constructor(options: LogOptions, bound: LogFields) {
+    this.#options = options;
+    this.#bound = bound;
+  }
+
+  info(event: LogEvent, fields?: LogFields): void {
+    this.#emit("info", event, fields);
+  }
+
+  warn(event: LogEvent, fields?: LogFields): void {
+    this.#emit("warn", event, fields);
+  }
+
+  error(event: LogEvent, fields?: LogFields): void {
+    this.#emit("error", event, fields);
+  }
+
+  with(fields: LogFields): Logger {
+    return new JsonLogger(this.#options, { ...this.#bound, ...fields });
+  }
+
+  #emit(level: LogLevel, event: LogEvent, fields: LogFields | undefined): void {
+    const { now, write = toConsole } = this.#options;
+    const time = new Date(now()).toISOString();
+    write(level, JSON.stringify({ level, event, time, ...this.#bound, ...fields }));
+  }
 }

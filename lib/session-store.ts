@@ -82,13 +82,7 @@ export function parseRegistration(body: JsonObject, hasLine = false): Registrati
     ]);
   }
   if (!Object.hasOwn(body, "sessionPayload")) return { ...request, sessionPayload: body, extra: {} };
-  const extra = { ...body };
-  for (const known of [
-    ...Object.keys(registrationRequestSchema.entries),
-    ...Object.keys(sessionRecordSchema.entries),
-  ]) {
-    delete extra[known];
-  }
+  const extra = Object.fromEntries(Object.entries(body).filter(([name]) => !KNOWN_FIELDS.has(name)));
   return { ...request, sessionPayload: request.sessionPayload, extra };
 }
 
@@ -136,6 +130,11 @@ export const sessionRecordSchema = v.object({
   metadata: v.optional(jsonObject),
 });
 export type SessionRecord = v.InferOutput<typeof sessionRecordSchema>;
+
+const KNOWN_FIELDS: ReadonlySet<string> = new Set([
+  ...Object.keys(registrationRequestSchema.entries),
+  ...Object.keys(sessionRecordSchema.entries),
+]);
 
 /**
  * Earlier writers stored the registered object alone: `sessionUrl` instead of `wsUrl`, no ids, no time. Its

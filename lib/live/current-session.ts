@@ -87,7 +87,7 @@ export function createCurrentSession(
       held = null;
     },
 
-    /** The copy as it stands at `now`, an ended one included; null where there is none or its time is over. */
+    /** The copy as it stands at `now`, an ended one included; null where there is none or its time is over, which is its session's. */
     copy: (now: number): SessionCopy | null => (held !== null && now < held.diesAt ? held : null),
 
     /** Takes a registration over. */
@@ -129,7 +129,7 @@ export function createCurrentSession(
     choose(inRedis: SessionRecord | null, now: number): SessionRecord | null {
       const copy = current.copy(now);
       if (copy !== null && hasEnded(inRedis, copy)) return null;
-      const live = copy?.record != null && isLive(copy.record, now) ? copy.record : null;
+      const live = copy?.record ?? null;
       const outlasts = copy !== null && (copy.unsaved !== null || now - copy.since < REPLICA_LAG_MS);
       if (live !== null && (inRedis === null ? outlasts : isOlder(inRedis, live))) return live;
       if (inRedis === null || !isLive(inRedis, now)) return null;
@@ -148,10 +148,7 @@ export function createCurrentSession(
     },
 
     /** The session that counts while Redis does not answer. */
-    alone(now: number): SessionRecord | null {
-      const record = current.copy(now)?.record ?? null;
-      return record !== null && isLive(record, now) ? record : null;
-    },
+    alone: (now: number): SessionRecord | null => current.copy(now)?.record ?? null,
   };
   return current;
 }
