@@ -40,9 +40,16 @@ const BROWSER_HEADERS = {
 
 const forOrigin = cors({ origin: allowedOrigin, ...BROWSER_HEADERS });
 
-/** Who sends no Origin is no page, and needs no CORS headers; nor does a cache, since nothing is stored. */
-const answerOrigin: MiddlewareHandler<AppEnv> = (c, next) =>
-  c.req.header("origin") === undefined ? next() : forOrigin(c, next);
+/** Who may ask at all, and how often. A page reads also that it asks too often. */
+const admit: MiddlewareHandler<AppEnv> = async (c, next) => {
+  requireOwnMachine(c);
+  const counted = async () => {
+    await limitClient(c);
+    await next();
+  };
+  // Who sends no Origin is no page, and needs no CORS headers; nor does a cache, since nothing is stored.
+  return c.req.header("origin") === undefined ? counted() : forOrigin(c, counted);
+};
 
 /** What every answer carries: of the usual security headers those that mean something for an answer that is no page. */
 const ANSWER_HEADERS = [
@@ -66,9 +73,7 @@ export const app = new Hono<AppEnv>();
 
 app.use(requestId());
 app.use(frame);
-app.use(checks(requireOwnMachine));
-app.use(answerOrigin);
-app.use(checks(limitClient));
+app.use(admit);
 app.get("/health", handleHealth);
 app.get("/openapi.json", handleDocument);
 app.get("/docs", handleDocs);

@@ -7,6 +7,13 @@
 export const ENOUGH = "answered";
 export const LATE = "too late";
 
+/** The first of these times; null, which stands for never, where there is none. */
+export function earliest(...times: readonly (number | null)[]): number | null {
+  let first: number | null = null;
+  for (const at of times) if (at !== null && (first === null || at < first)) first = at;
+  return first;
+}
+
 /** Calls `strike` in so many ms, unless what it returns is called before. */
 export type After = (ms: number, strike: () => void) => () => void;
 

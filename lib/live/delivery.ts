@@ -271,6 +271,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
       const rows = due.filter(
         (row) => !held.includes(row) && (row.failedFor === to.registrationId) === isRetry,
       );
+      if (rows.length === 0) continue;
       const spoken = rows.filter((row) => !isSilent(row));
       const delivery = spoken.some((row) => row.delivery === "interrupt") ? "interrupt" : "when_idle";
       // An agent that wants no context may well want to speak.

@@ -90,9 +90,10 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
   }
 
   /** Rows with the texts that are not held. */
-  function whole(rows: readonly Row[]): Row[] {
+  function whole(rows: readonly Row[]): readonly Row[] {
+    if (shortened.size === 0) return rows;
     const long = rows.filter(({ seq }) => shortened.has(seq)).map(({ seq }) => seq);
-    if (long.length === 0) return [...rows];
+    if (long.length === 0) return rows;
     const texts = new Map(
       tables
         .rows<{ seq: number; text: string | null }>(
@@ -180,14 +181,16 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
     unsettled: (): Row[] =>
       inOrder(remembered().open.values()).filter(({ settled_at }) => settled_at === null),
 
-    /** The same in no order, for who only counts: two hundred may wait, and every callback asks. */
-    unsettledInNoOrder: (): Row[] =>
-      [...remembered().open.values()].filter(({ settled_at }) => settled_at === null),
+    /**
+     * Those that there may be something to do with, settled or not, in no order, for who only counts: two hundred may wait,
+     * and every callback asks.
+     */
+    kept: (): MapIterator<Row> => remembered().open.values(),
 
     /** Those that the history does not have for certain, oldest first; a long text may be missing. */
     notInHistory: (): Row[] => inOrder(remembered().open.values()).filter(lacksHistory),
 
-    lacksLog: (): boolean => [...remembered().open.values()].some(isNotLogged),
+    lacksLog: (): boolean => remembered().open.values().some(isNotLogged),
 
     /** Those that the log of settled results does not have for certain, oldest first; a long text may be missing. */
     notLogged: (): Row[] => inOrder(remembered().open.values()).filter(isNotLogged),

@@ -17,7 +17,7 @@ import {
 import { parseExactly, stringifyJson } from "../json.ts";
 import { createLogger, logFailure } from "../log.ts";
 import { postSigned } from "../outbound.ts";
-import { type After, createSharedTimer, pause } from "../patience.ts";
+import { type After, createSharedTimer, earliest, pause } from "../patience.ts";
 import type { Channel } from "../push/channel.ts";
 import type { Progress, Result } from "../result.ts";
 import { type Answer, answer } from "../rpc.ts";
@@ -557,16 +557,17 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     const isConnected = !this.#relay.isEmpty() || !this.#proxy.isEmpty();
     const isLive = isConnected || this.#records.current.alone(now()) !== null;
     this.#tasks.attended(this.#records.isAttended(), now());
-    const dues = [
+    const dueAt = earliest(
       this.#results.nextDue(isLive, this.#isEnabled),
       this.#records.nextDue(),
       this.#tasks.nextDue(),
       this.#receipts.nextDue(),
-    ].filter((at) => at !== null);
-    const isHolding = [this.#results, this.#tasks, this.#receipts].some((part) => !part.isEmpty());
-    if (!isKnowing && !isConnected && !isHolding && dues.length === 0) return this.#deleteEverything();
+    );
+    const isEmpty = this.#results.isEmpty() && this.#tasks.isEmpty() && this.#receipts.isEmpty();
+    if (!isKnowing && !isConnected && isEmpty && dueAt === null) return this.#deleteEverything();
+    if (dueAt === null) return;
     // However often something cannot be done, it is not tried more than once in a while.
-    const due = Math.max(Math.min(...dues), now() + SHORTEST_PAUSE_MS);
+    const due = Math.max(dueAt, now() + SHORTEST_PAUSE_MS);
     if (due < (this.#alarmAt ?? Number.POSITIVE_INFINITY)) await this.#setAlarm(due);
   }
 

@@ -10,7 +10,7 @@ import { AppError, ConversationDeletedError, isUnavailable, StorageError } from 
 import { byteLength, parseExactly, stringifyJson } from "../json.ts";
 import { keys } from "../keys.ts";
 import { type Logger, logFailure } from "../log.ts";
-import type { After } from "../patience.ts";
+import { type After, earliest } from "../patience.ts";
 import type { Result } from "../result.ts";
 import {
   SESSION_TTL_SECONDS,
@@ -510,7 +510,7 @@ export function createRecords(options: RecordsOptions) {
       }
       if (isDeleted()) return { session: null, hadSession: false };
       session = connected() ?? (isCutOff(session) ? null : session);
-      if (session !== null) note({ hadSession: 1 });
+      if (session !== null && book.hadSession === 0) note({ hadSession: 1 });
       return { session, hadSession: book.hadSession === 1 };
     }).then((presence) => (arriving === null ? presence : records.look()));
   }
@@ -863,14 +863,13 @@ export function createRecords(options: RecordsOptions) {
       const lacksLog = !isPublishing && results.lacksLog();
       const retryAt = Math.max(now() + FIRST_PAUSE_MS, nextTryAt() ?? 0, pausedUntil);
       const keepAt = keepDueAt();
-      const due = [
+      return earliest(
         book.renewDueAt === null ? bookEndsAt() : Math.max(book.renewDueAt, retryAt),
         lacks ? retryAt : null,
         lacksLog ? Math.max(retryAt, logPausedUntil) : null,
         keepAt === null ? null : Math.max(keepAt, pausedUntil),
         current.diesAt(),
-      ].filter((at) => at !== null);
-      return due.length === 0 ? null : Math.min(...due);
+      );
     },
 
     /** Forgets what is over. Returns whether anything is left. */

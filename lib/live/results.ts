@@ -15,6 +15,7 @@
  *
  * A result that was told twice without a confirmation is given up: it stays `unconfirmed` and is settled.
  */
+import { earliest } from "../patience.ts";
 import type { ChannelName, Proof, PushOutcome } from "../push/channel.ts";
 import type { Delivery, Result } from "../result.ts";
 import { type Sql, type SqlValue, tablesOf } from "../sql.ts";
@@ -185,7 +186,8 @@ const OPEN = "unfinished = 1 AND settled_at IS NULL AND status IN ('waiting', 'u
 const isOpen = ({ settled_at, status }: Row) =>
   settled_at === null && (status === "waiting" || status === "unconfirmed");
 
-const isTold = ({ told_to, saying_to }: Row) => told_to !== null || saying_to !== null;
+const isTold = ({ settled_at, told_to, saying_to }: Row) =>
+  settled_at === null && (told_to !== null || saying_to !== null);
 
 /** Since when a row waits. */
 const WAITS_SINCE = "coalesce(waits_since, received_at)";
@@ -229,19 +231,20 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
       abandonedAt: null,
       retryAt: null,
     };
-    for (const row of held.unsettledInNoOrder()) {
+    for (const row of held.kept()) {
       if (!isOpen(row)) continue;
       found.lateAt = earlier(found.lateAt, row.deliver_by);
       found.retryAt = earlier(found.retryAt, row.retry_at);
       if (waitsMs !== null) found.overAt = earlier(found.overAt, waitsSince(row) + waitsMs);
-      if (row.reason === null) found.abandonedAt = earlier(found.abandonedAt, waitsSince(row) + ABANDONED_MS);
+      if (row.reason === null)
+        found.abandonedAt = earlier(found.abandonedAt, waitsSince(row) + ABANDONED_MS);
     }
     return found;
   }
 
-  function countOf(status: ResultStatus): number {
+  function countOf(status: "waiting"): number {
     let count = 0;
-    for (const row of held.unsettledInNoOrder()) if (row.status === status) count += 1;
+    for (const row of held.kept()) if (row.status === status) count += 1;
     return count;
   }
 
@@ -294,7 +297,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
 
     isEmpty: () => !held.hasRows(),
     /** Whether anything may still be said. */
-    hasOpen: () => held.unsettledInNoOrder().some(isOpen),
+    hasOpen: () => held.kept().some(isOpen),
 
     get(requestId: string): ResultRow | null {
       const row = find(requestId);
@@ -530,7 +533,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     },
 
     /** Whether anything that is not settled may have been heard. */
-    hasTold: () => held.unsettledInNoOrder().some(isTold),
+    hasTold: () => held.kept().some(isTold),
 
     /** An agent conversation has become known by its id: what was told there, or is being told, was told to that id. */
     identify(to: AgentConversation): void {
@@ -552,7 +555,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     /** Results that nobody has looked at yet, or was told why they wait. */
     unexamined(): ResultRow[] {
       const isUnexamined = (row: Row) => isOpen(row) && row.reason === null;
-      const found = held.unsettledInNoOrder().filter(isUnexamined);
+      const found = [...held.kept().filter(isUnexamined)];
       return held.whole(found.sort((a, b) => a.seq - b.seq)).map(read);
     },
 
@@ -660,14 +663,8 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
      */
     nextDue(isLive: boolean, mayPush = true): number | null {
       const { forgottenAt, lateAt, overAt, abandonedAt, retryAt } = overview();
-      const dues = [
-        forgottenAt,
-        lateAt,
-        overAt,
-        mayPush ? abandonedAt : null,
-        isLive && mayPush ? retryAt : null,
-      ].filter((at) => at !== null);
-      return dues.length === 0 ? null : Math.min(...dues);
+      const [pushesAt, retriesAt] = [mayPush ? abandonedAt : null, isLive && mayPush ? retryAt : null];
+      return earliest(forgottenAt, lateAt, overAt, pushesAt, retriesAt);
     },
   };
   return results;
@@ -694,8 +691,13 @@ export function channelOf(status: ResultStatus, attempts: readonly Attempt[]): C
   return told?.channel ?? null;
 }
 
+/** Rows as they were read: a row is read with each step of its result, and none is ever changed. */
+const readings = new WeakMap<Row, ResultRow>();
+
 function read(row: Row): ResultRow {
-  return {
+  const known = readings.get(row);
+  if (known !== undefined) return known;
+  const reading: ResultRow = {
     seq: row.seq,
     requestId: row.request_id,
     text: row.text,
@@ -713,4 +715,6 @@ function read(row: Row): ResultRow {
     givenUp: row.given_up,
     again: row.again,
   };
+  readings.set(row, reading);
+  return reading;
 }

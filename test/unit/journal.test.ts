@@ -28,11 +28,11 @@ test("what is settled within half a second goes in one request", async () => {
   await c.callback("r1");
   c.hooks.beforeCommit = async () => void commits++;
   await c.callback("r2", LATE);
-  const before = commits;
   expect(await logOf(c)).toEqual([]);
   await c.clock.advance(PUBLISH_AFTER_MS);
   expect(await logOf(c)).toEqual(["c1 r1 delivered", "c1 r2 expired"]);
-  expect(commits).toBe(before + 1);
+  // That of the message of r2.
+  expect(commits).toBe(1);
 });
 
 test("what is settled while Redis is down is given when it is back, once", async () => {
