@@ -24,7 +24,7 @@ import { PROVIDER_NAMES, PROVIDERS } from "../lib/push/providers.ts";
 import { createSocketChannel } from "../lib/push/socket.ts";
 import { refusedKeyWrite } from "../lib/refused-keys.ts";
 import { callObject } from "../lib/rpc.ts";
-import { createSessionStore } from "../lib/session-store.ts";
+import { createSessionStore, type SessionStore } from "../lib/session-store.ts";
 import { createBreaker, OF_AN_INSTANCE, withBreaker } from "../lib/storage/breaker.ts";
 import { createDurableObjectStorage } from "../lib/storage/durable-object.ts";
 import { createElseAsk, createRecordStorage, type ElseAsk } from "../lib/storage/fallback.ts";
@@ -167,50 +167,93 @@ export function coreFor(
   log: Logger,
   waitUntil: (work: Promise<unknown>) => void,
 ): Core {
-  const { storage, elseAsk, records, ownMemories, live, channels, outages } = partsOf(config, env);
+  const parts = partsOf(config, env);
   // Notes for people, which are not worth another try.
-  if (outages.length > 0) waitUntil(storage.commit(outages.splice(0)).catch(() => {}));
-  const { conversationTtlSeconds, stateTtlSeconds } = config;
-  // A request needs one or two of these stores, and pays for no more.
-  return {
-    storage,
-    elseAsk,
-    get sessions() {
-      return createSessionStore(storage, log);
-    },
-    get conversations() {
-      return createConversationStore({ storage, log, now, ttlSeconds: conversationTtlSeconds });
-    },
-    get states() {
-      return createStateStore({ storage: records, log, now, ttlSeconds: stateTtlSeconds });
-    },
-    get memories(): AssistantSessions {
-      const memories = createAssistantSessions({ storage: ownMemories ?? records, log });
-      if (ownMemories !== null) return memories;
-      return {
-        ...memories,
-        // Where the memory is, so that however many change it at once, nobody has to try again.
-        async updateSession(conversationId, changes) {
-          const { STORAGE_OBJECTS: namespace } = env;
-          const text = await callObject("update", UPDATE_MS, () =>
-            namespace
-              .get(namespace.idFromName(keys.memory(conversationId)))
-              .updateMemory(conversationId, stringifyJson(changes)),
-          );
-          return text === null ? null : (parseExactly(text) as never);
-        },
-      };
-    },
-    get agentConversations() {
-      return createAgentConversations({ storage: records, log, ttlSeconds: conversationTtlSeconds });
-    },
-    live,
-    channels,
-    log,
-    now,
-    wait: pause,
-    afterResponse: waitUntil,
-  };
+  if (parts.outages.length > 0) waitUntil(parts.storage.commit(parts.outages.splice(0)).catch(() => {}));
+  return new RequestCore(config, env, parts, log, waitUntil);
+}
+
+/** A request needs one or two of its stores, and pays for no more. */
+class RequestCore implements Core {
+  readonly #config: Config;
+  readonly #env: Bindings;
+  readonly #parts: Parts;
+  readonly log: Logger;
+  readonly afterResponse: Core["afterResponse"];
+  readonly now = now;
+  readonly wait = pause;
+  #sessions: SessionStore | null = null;
+
+  constructor(
+    config: Config,
+    env: Bindings,
+    parts: Parts,
+    log: Logger,
+    waitUntil: (work: Promise<unknown>) => void,
+  ) {
+    this.#config = config;
+    this.#env = env;
+    this.#parts = parts;
+    this.log = log;
+    this.afterResponse = waitUntil;
+  }
+
+  get storage() {
+    return this.#parts.storage;
+  }
+
+  get elseAsk() {
+    return this.#parts.elseAsk;
+  }
+
+  get live() {
+    return this.#parts.live;
+  }
+
+  get channels() {
+    return this.#parts.channels;
+  }
+
+  get sessions() {
+    this.#sessions ??= createSessionStore(this.storage, this.log);
+    return this.#sessions;
+  }
+
+  get conversations() {
+    const { storage, log } = this;
+    return createConversationStore({ storage, log, now, ttlSeconds: this.#config.conversationTtlSeconds });
+  }
+
+  get states() {
+    const { log } = this;
+    const { records: storage } = this.#parts;
+    return createStateStore({ storage, log, now, ttlSeconds: this.#config.stateTtlSeconds });
+  }
+
+  get agentConversations() {
+    const { log } = this;
+    const { records: storage } = this.#parts;
+    return createAgentConversations({ storage, log, ttlSeconds: this.#config.conversationTtlSeconds });
+  }
+
+  get memories(): AssistantSessions {
+    const { ownMemories, records } = this.#parts;
+    const memories = createAssistantSessions({ storage: ownMemories ?? records, log: this.log });
+    if (ownMemories !== null) return memories;
+    const { STORAGE_OBJECTS: namespace } = this.#env;
+    return {
+      ...memories,
+      // Where the memory is, so that however many change it at once, nobody has to try again.
+      async updateSession(conversationId, changes) {
+        const text = await callObject("update", UPDATE_MS, () =>
+          namespace
+            .get(namespace.idFromName(keys.memory(conversationId)))
+            .updateMemory(conversationId, stringifyJson(changes)),
+        );
+        return text === null ? null : (parseExactly(text) as never);
+      },
+    };
+  }
 }
 
 /** How long the update of a memory may take, those before it included, in ms. */

@@ -138,7 +138,7 @@ export async function registerSession(
 
 /** Waits a moment for the object to have been told. Returns whether another registration was replaced, as far as is known. */
 async function told(session: SessionRecord, telling: Promise<boolean>, core: Core): Promise<boolean> {
-  const { wait, afterResponse, conversations, storage } = core;
+  const { wait, afterResponse, storage } = core;
   const replaced = await soon(telling, wait).catch(async (error: unknown) => {
     if (error instanceof ConversationDeletedError) await takeBack(session, core);
     if (!isUnavailable(error)) throw error;
@@ -147,6 +147,7 @@ async function told(session: SessionRecord, telling: Promise<boolean>, core: Cor
   if (replaced !== null) return replaced;
   afterResponse(tellAgain(session, telling, core));
   // The object would have made the conversation. The session stands all the same.
+  const { conversations } = core;
   const record = conversations.fresh(session.conversationId);
   await storage
     .commit([conversations.createWrite(record)])

@@ -210,7 +210,7 @@ export function createSessionStore(storage: SessionStorage, log: Logger): Sessio
   };
 }
 
-/** The record of a registration. `now` in ms; `registrationId` is fresh. */
+/** The record of a registration; what is undefined is not stored. `now` in ms; `registrationId` is fresh. */
 export function sessionRecord(
   conversationId: string,
   registration: Registration,
@@ -225,15 +225,15 @@ export function sessionRecord(
     conversationId,
     registrationId,
     sessionPayload: sessionPayload as SessionRecord["sessionPayload"],
-    ...(sessionUrl === undefined ? {} : { wsUrl: sessionUrl }),
+    wsUrl: sessionUrl,
     createdAt: new Date(now).toISOString(),
     ttl: SESSION_TTL_SECONDS,
-    ...(expiresAt === undefined ? {} : { expiresAt }),
-    ...(agentSessionId === undefined ? {} : { agentSessionId }),
-    ...(provenAgentSessionId === undefined ? {} : { provenAgentSessionId }),
-    ...(isElsewhere(registration) ? { provider } : {}),
-    ...(isElsewhere(registration) && controlUrl !== undefined ? { controlUrl } : {}),
-    ...(transport === undefined ? {} : { transport }),
-    ...(metadata === undefined ? {} : { metadata }),
+    expiresAt,
+    agentSessionId,
+    provenAgentSessionId,
+    provider: isElsewhere(registration) ? provider : undefined,
+    controlUrl: isElsewhere(registration) ? controlUrl : undefined,
+    transport,
+    metadata,
   };
 }

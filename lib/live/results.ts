@@ -236,8 +236,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
       found.lateAt = earlier(found.lateAt, row.deliver_by);
       found.retryAt = earlier(found.retryAt, row.retry_at);
       if (waitsMs !== null) found.overAt = earlier(found.overAt, waitsSince(row) + waitsMs);
-      if (row.reason === null)
-        found.abandonedAt = earlier(found.abandonedAt, waitsSince(row) + ABANDONED_MS);
+      if (row.reason === null) found.abandonedAt = earlier(found.abandonedAt, waitsSince(row) + ABANDONED_MS);
     }
     return found;
   }
