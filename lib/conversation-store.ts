@@ -138,6 +138,14 @@ export function messageText(message: StoredMessage): string {
   return text;
 }
 
+/** No message of a result whose text is shorter is too long: a character has three bytes, and is escaped once more, at most. */
+const SURELY_SHORT_ENOUGH = MAX_MESSAGE_BYTES / 8;
+
+/** Throws RecordTooLargeError where the history could not take a result; `text` is the result as JSON. */
+export function requireRoomFor(result: Result, text: string): void {
+  if (text.length > SURELY_SHORT_ENOUGH) messageText(messageOfResult(result, 0));
+}
+
 /** The newest messages before a cursor, oldest first; `nextBefore` where there are older ones. */
 export type MessagePage = { messages: Message[]; nextBefore?: string };
 

@@ -113,11 +113,21 @@ export type InTime = <T>(
   work: (deadline: { readonly aborted: boolean }, signal?: AbortSignal) => Promise<T>,
 ) => Promise<T>;
 
-/** With a signal for each. */
-export const endedInTime =
-  (by: After = after): InTime =>
-  (ms, work) =>
-    inTime(ms, (signal) => work(signal, signal), by);
+/** With a signal, which serves another when nothing had to be ended by it. */
+export function endedInTime(by: After = after): InTime {
+  const free: AbortController[] = [];
+  return async (ms, work) => {
+    const ending = free.pop() ?? new AbortController();
+    const { signal } = ending;
+    const takeBack = by(ms, () => ending.abort(LATE));
+    try {
+      return await work(signal, signal);
+    } finally {
+      takeBack();
+      if (!signal.aborted) free.push(ending);
+    }
+  };
+}
 
 /**
  * For a request of a Worker, with which all that it has begun ends by itself: so no signal is made for each of them, of

@@ -6,7 +6,6 @@
  * The loop awaits Redis and the agent, and the world goes on meanwhile. So nothing that was read before an await
  * is relied on after it: `results.say` decides anew, in one transaction, what may still be said.
  */
-import { parseExactly } from "../json.ts";
 import { type LogFields, type Logger, logFailure } from "../log.ts";
 import { type After, orElse, pause } from "../patience.ts";
 import { type Channel, type ChannelName, type Proof, type PushOutcome, pushBy } from "../push/channel.ts";
@@ -391,6 +390,10 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     return { requestIds, reception: "heard" };
   }
 
+  function tellingOf({ text, tellings, again }: ResultRow): Telling[] {
+    return text === null ? [] : [{ result: results.parse(text), perhapsHeard: tellings > 0, again }];
+  }
+
   function traced(
     requestIds: readonly string[],
     channel: ChannelName,
@@ -601,10 +604,6 @@ const EXPLANATION: Record<WaitingReason, string> = {
 
 function isByRelay({ attempts }: ResultRow): boolean {
   return attempts.at(-1)?.channel === "relay";
-}
-
-function tellingOf({ text, tellings, again }: ResultRow): Telling[] {
-  return text === null ? [] : [{ result: parseExactly(text) as Result, perhapsHeard: tellings > 0, again }];
 }
 
 function duplicateOf(row: ResultRow): CallbackAnswer {

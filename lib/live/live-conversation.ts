@@ -11,15 +11,14 @@ import {
   type ConversationRecord,
   createConversationStore,
   type Message,
-  messageOfResult,
-  messageText,
+  requireRoomFor,
 } from "../conversation-store.ts";
 import { parseExactly, stringifyJson } from "../json.ts";
 import { createLogger, logFailure } from "../log.ts";
 import { postSigned } from "../outbound.ts";
 import { type After, createSharedTimer, earliest, pause } from "../patience.ts";
 import type { Channel } from "../push/channel.ts";
-import type { Progress, Result } from "../result.ts";
+import type { Progress } from "../result.ts";
 import { type Answer, answer } from "../rpc.ts";
 import { createSessionStore, type Registration, type SessionRecord } from "../session-store.ts";
 import { durableObjectSql } from "../sql.ts";
@@ -253,11 +252,11 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
    */
   deliver(text: string, namedByTask: boolean, requestId: string): Promise<Answer<CallbackAnswer>> {
     return this.#answer(() => {
-      const given = parseExactly(text) as Result;
+      const given = this.#results.parse(text);
       const stranger = this.#strangerOf(given.requestId, namedByTask);
       if (stranger !== null) return stranger;
       // Refused here where the history could not take it, so that nobody is told that it was kept.
-      messageText(messageOfResult(given, now()));
+      requireRoomFor(given, text);
       this.#records.noteActivity();
       const { result, isCancelled } = this.#tasks.finish(given, now());
       const attributes = { requestId, callbackRequestId: result.requestId, delivery: result.delivery };

@@ -11,7 +11,6 @@ import { byteLength, parseExactly, stringifyJson } from "../json.ts";
 import { keys } from "../keys.ts";
 import { type Logger, logFailure } from "../log.ts";
 import { type After, earliest } from "../patience.ts";
-import type { Result } from "../result.ts";
 import {
   SESSION_TTL_SECONDS,
   type SessionRecord,
@@ -207,7 +206,7 @@ export function createRecords(options: RecordsOptions) {
   function missingMessages(): { writes: Write[]; ids: string[]; note: () => void } {
     const fromResults = results.notInHistory(BATCH_MESSAGES).map(({ requestId, text, receivedAt }) => ({
       id: resultMessageId(requestId),
-      text: stringifyJson(messageOfResult(parseExactly(text ?? "") as Result, receivedAt)),
+      text: stringifyJson(messageOfResult(results.parse(text ?? ""), receivedAt)),
       requestId,
     }));
     const writes: Write[] = [];

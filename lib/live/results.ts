@@ -15,6 +15,7 @@
  *
  * A result that was told twice without a confirmation is given up: it stays `unconfirmed` and is settled.
  */
+import { parseExactly } from "../json.ts";
 import { earliest } from "../patience.ts";
 import type { ChannelName, Proof, PushOutcome } from "../push/channel.ts";
 import type { Delivery, Result } from "../result.ts";
@@ -217,6 +218,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
   const held = createHeldRows<Row>(tables);
   const { change, find, rows: sqlRows, transaction } = held;
   const sql: Sql = { ...tables, rows: sqlRows, transaction };
+  let lastParsed: { text: string; result: Result } | null = null;
   const waitsMs = ttlSeconds === null ? null : ttlSeconds * 1000;
 
   /** Rows that may still be said, oldest first; a long text may be missing. */
@@ -288,6 +290,12 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
   }
 
   const results = {
+    /** The result that a stored text holds, not to be changed. It is asked for with each step of its way. */
+    parse(text: string): Result {
+      if (text !== lastParsed?.text) lastParsed = { text, result: parseExactly(text) as Result };
+      return lastParsed.result;
+    },
+
     exist: tables.exist,
     forgetTables(): void {
       tables.forget();

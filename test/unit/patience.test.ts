@@ -101,3 +101,22 @@ describe.each([
     expect(vi.getTimerCount()).toBe(0);
   });
 });
+
+test("a signal serves one request after the other, never two at once, nor again once it has ended one", async () => {
+  const inTime = endedInTime();
+  const signalOf = (ms = 0) =>
+    inTime(100, async (_deadline, signal) => {
+      if (ms > 0) await new Promise((resolve) => setTimeout(resolve, ms));
+      return signal;
+    });
+  const first = await signalOf();
+  const [again, besides] = await Promise.all([signalOf(), signalOf()]);
+  expect(again).toBe(first);
+  expect(besides).not.toBe(first);
+  const late = signalOf(200);
+  await vi.advanceTimersByTimeAsync(200);
+  const ended = await late;
+  expect(ended?.aborted).toBe(true);
+  const next = await Promise.all([signalOf(), signalOf()]);
+  expect(next.map((signal) => signal?.aborted)).toEqual([false, false]);
+});
