@@ -33,7 +33,7 @@ export const agents = new Hono<AppEnv>()
       ]);
     }
     const webSocket = await c.var.core.live.connect(conversationId, agentId, sdkParametersOf(c));
-    const headers = { "sec-websocket-protocol": CONVERSATION_SUBPROTOCOL, "x-request-id": c.var.requestId };
+    const headers = { "sec-websocket-protocol": CONVERSATION_SUBPROTOCOL };
     return new Response(null, { status: 101, webSocket, headers });
   })
 

@@ -2,7 +2,6 @@
 
 import type { MiddlewareHandler } from "hono";
 import { cors } from "hono/cors";
-import { requestId } from "hono/request-id";
 import { Hono } from "hono/tiny";
 import { createLogger } from "../lib/log.ts";
 import { handleAgentTool } from "./agent-tools.ts";
@@ -71,7 +70,6 @@ const api = new Hono<AppEnv>()
 
 export const app = new Hono<AppEnv>();
 
-app.use(requestId());
 app.use(frame);
 app.use(admit);
 app.get("/health", handleHealth);
@@ -97,11 +95,17 @@ function allowedOrigin(origin: string, c: AppContext): string | null {
   return parsed.ok && parsed.config.allowedOrigins.includes(origin) ? origin : null;
 }
 
-/** Around every request: its log, and the headers of its answer. */
+const REQUEST_ID = /^[\w\-=]{1,255}$/;
+
+/** Around every request: the id by which it is found again, its log, and the headers of its answer. */
 async function frame(c: AppContext, next: () => Promise<void>): Promise<void> {
-  c.set("log", createLogger({ now: Date.now }, { requestId: c.get("requestId") }));
+  const given = c.req.header("x-request-id");
+  const requestId = given !== undefined && REQUEST_ID.test(given) ? given : crypto.randomUUID();
+  c.set("requestId", requestId);
+  c.set("log", createLogger({ now: Date.now }, { requestId }));
   await next();
   const { headers } = c.res;
+  headers.set("x-request-id", requestId);
   for (const [name, value] of ANSWER_HEADERS) headers.set(name, value);
   // Nearly every answer names a conversation; none is worth keeping, but files, which say so themselves.
   if (!headers.has("cache-control")) headers.set("cache-control", "no-store");

@@ -20,7 +20,7 @@ export const streams = new Hono<AppEnv>().get(
       ]);
     }
     const webSocket = await c.var.core.live.openLine(conversationId, c.var.caller);
-    const headers = { "sec-websocket-protocol": RELAY_SUBPROTOCOL, "x-request-id": c.var.requestId };
+    const headers = { "sec-websocket-protocol": RELAY_SUBPROTOCOL };
     return new Response(null, { status: 101, webSocket, headers });
   },
 );

@@ -149,7 +149,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
         connections.changed(before, after, now());
       },
       discarded: (requestIds) => this.#delivery.discard(requestIds),
-      published: () => this.#tidyLater("publish"),
+      unpublished: () => this.#tidyLater("publish"),
     });
     this.#relay = createRelay({
       conversationId,

@@ -103,8 +103,8 @@ export type RecordsOptions = {
   sessionChanged: (before: SessionRecord | null, after: SessionRecord | null) => void;
   /** Told which results were settled because the conversation was deleted, in the same turn. */
   discarded: (requestIds: readonly string[]) => void;
-  /** Told that what was settled has been given to the log, or could not be. */
-  published: () => void;
+  /** Told that not all that was settled could be given to the log. */
+  unpublished: () => void;
 };
 
 export type Records = ReturnType<typeof createRecords>;
@@ -850,7 +850,7 @@ export function createRecords(options: RecordsOptions) {
         };
         void exchangeBehind("publish", failed).then(() => {
           isPublishing = false;
-          options.published();
+          if (results.lacksLog()) options.unpublished();
         });
       });
     },

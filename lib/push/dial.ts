@@ -94,10 +94,9 @@ export async function openSocket(
   headers: Record<string, string>,
   signal: AbortSignal,
 ): Promise<{ socket: WebSocket } | NotOpened> {
-  const target = new URL(url);
-  target.protocol = ["ws:", "http:"].includes(url.protocol) ? "http:" : "https:";
   try {
-    const response = await fetch(target, {
+    // Of `ws:` and `wss:`, `http:` and `https:`.
+    const response = await fetch(url.href.replace(/^ws/, "http"), {
       headers: { ...headers, Upgrade: "websocket" },
       redirect: "manual",
       signal,

@@ -205,7 +205,7 @@ export function testConversation({
       nextTryAt: () => null,
       sessionChanged: sessionReceipts(receipts, dialling, now),
       discarded: (requestIds) => delivery.discard(requestIds),
-      published: () => {},
+      unpublished: () => {},
     });
     const relay: Relay = createRelay({
       conversationId,
