@@ -372,7 +372,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
    */
   registered(text: string, isUnsaved: boolean): Promise<Answer<boolean>> {
     return this.#answer(async () => {
-      const session = parseExactly(text) as SessionRecord;
+      const session = this.#records.given(text);
       // Where nothing was told it does not matter who would have heard it.
       const to = this.#results.hasTold() ? await agentConversationOf(session) : null;
       const replaced = this.#records.registered(session, to, isUnsaved);

@@ -117,7 +117,7 @@ export function createRecords(options: RecordsOptions) {
   const inTurn = createQueue();
   const current = createCurrentSession(
     options.sql,
-    { parse: (text) => sessions.parse(conversationId, text), stringify: stringifyJson },
+    { parse: (text) => sessions.parse(conversationId, text), stringify: textOf },
     SESSION_TTL_SECONDS * 1000,
     options.sessionChanged,
   );
@@ -145,7 +145,7 @@ export function createRecords(options: RecordsOptions) {
   let unpublishedUntil = 0;
   /** Resolves when the history has been brought up to date for pages that are connected, as far as it could be. */
   let brought: Promise<void> = Promise.resolve();
-  let lastRead: { text: string | null; record: SessionRecord | null } = { text: null, record: null };
+  let lastRead: { text: string; record: SessionRecord | null } | null = null;
   /** The registration of a page that is being attached: it is current, but nothing can be said to it yet. */
   let arriving: string | null = null;
 
@@ -382,10 +382,15 @@ export function createRecords(options: RecordsOptions) {
     if (now() - savedAt.at >= LATE_REQUESTS_MS) current.saved(copy);
   }
 
+  /** What `read` reads. */
+  function textOf(record: SessionRecord): string {
+    return record === lastRead?.record ? lastRead.text : stringifyJson(record);
+  }
+
   /** A session as it stands in Redis; the same text is the same record, of which nothing need be found out again. */
   function read(text: string | null): SessionRecord | null {
-    if (text !== lastRead.text)
-      lastRead = { text, record: text === null ? null : sessions.parse(conversationId, text) };
+    if (text === null) return null;
+    if (text !== lastRead?.text) lastRead = { text, record: sessions.parse(conversationId, text) };
     return lastRead.record;
   }
 
@@ -538,6 +543,13 @@ export function createRecords(options: RecordsOptions) {
         if (isUnavailable(error)) lookAgain();
       });
       return Promise.resolve({ session, hadSession: true });
+    },
+
+    /** A session as an instance gave it, which is as it gave it to Redis: there it need not be read again. */
+    given(text: string): SessionRecord {
+      const record = parseExactly(text) as SessionRecord;
+      lastRead = { text, record };
+      return record;
     },
 
     /** What was said to a page without waiting for Redis is in the history, or an alarm has to see to it. */

@@ -218,8 +218,15 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
   const held = createHeldRows<Row>(tables);
   const { change, find, rows: sqlRows, transaction } = held;
   const sql: Sql = { ...tables, rows: sqlRows, transaction };
+  let lastRead: { row: Row; reading: ResultRow } | null = null;
   let lastParsed: { text: string; result: Result } | null = null;
   const waitsMs = ttlSeconds === null ? null : ttlSeconds * 1000;
+
+  /** A row is read with every step of its result, and never changed: the last one again without reading it. */
+  function read(row: Row): ResultRow {
+    if (row !== lastRead?.row) lastRead = { row, reading: readingOf(row) };
+    return lastRead.reading;
+  }
 
   /** Rows that may still be said, oldest first; a long text may be missing. */
   const openRows = () => held.unsettled().filter(isOpen);
@@ -698,13 +705,8 @@ export function channelOf(status: ResultStatus, attempts: readonly Attempt[]): C
   return told?.channel ?? null;
 }
 
-/** Rows as they were read: a row is read with each step of its result, and none is ever changed. */
-const readings = new WeakMap<Row, ResultRow>();
-
-function read(row: Row): ResultRow {
-  const known = readings.get(row);
-  if (known !== undefined) return known;
-  const reading: ResultRow = {
+function readingOf(row: Row): ResultRow {
+  return {
     seq: row.seq,
     requestId: row.request_id,
     text: row.text,
@@ -722,6 +724,4 @@ function read(row: Row): ResultRow {
     givenUp: row.given_up,
     again: row.again,
   };
-  readings.set(row, reading);
-  return reading;
 }
