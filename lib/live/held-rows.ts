@@ -127,7 +127,19 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
       return tables.rows<T>(statement, ...bindings);
     },
 
-    /** An INSERT, or an UPDATE that leaves the time at which a settled row was settled. Returns the rows as they are now. */
+    /**
+     * An INSERT of what the table does not hold yet, which is `row` but for its `seq`. Returns the row; undefined where one
+     * stands in its place. Nothing else is read back, as with `set`.
+     */
+    insert(statement: string, bindings: readonly SqlValue[], row: Omit<Row, "seq">): Row | undefined {
+      const [made] = tables.rows<{ seq: number }>(`${statement} RETURNING seq`, ...bindings);
+      if (made === undefined) return undefined;
+      const inserted = { ...row, seq: made.seq } as Row;
+      note([inserted]);
+      return inserted;
+    },
+
+    /** An UPDATE that leaves the time at which a settled row was settled. Returns the rows as they are now. */
     change(statement: string, ...bindings: SqlValue[]): Row[] {
       const changed = tables.rows<Row>(`${statement} RETURNING *`, ...bindings);
       note(changed);

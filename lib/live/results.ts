@@ -170,6 +170,24 @@ const SCHEMA = `
   CREATE INDEX IF NOT EXISTS results_unfinished ON results (seq) WHERE unfinished = 1;
   CREATE INDEX IF NOT EXISTS results_settled ON results (settled_at) WHERE settled_at IS NOT NULL;`;
 
+/** What a row is when it comes in, but for what comes with it: the defaults of the schema. */
+const NEW_ROW = {
+  reason: null,
+  attempts: "[]",
+  tellings: 0,
+  told_to: null,
+  saying_to: null,
+  failed_for: null,
+  failures: 0,
+  retry_at: null,
+  given_up: 0,
+  again: 0,
+  waits_since: null,
+  logged: null,
+  in_history: 0,
+  unfinished: 1,
+} satisfies Partial<Row>;
+
 const RETIRED_INDEXES = ["results_unsettled", "results_not_in_history"];
 
 /** What is known of the whole table. Times in ms, null where there is no such row. */
@@ -328,18 +346,23 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
       const isLate = deliverBy !== null && deliverBy <= now;
       const settledAs: ResultStatus | null = isCancelled ? "cancelled" : isLate ? "expired" : null;
       const take = (): Insertion => {
-        const [row] = change(
+        const status = settledAs ?? "waiting";
+        const settledAt = settledAs === null ? null : now;
+        const row = held.insert(
           `INSERT OR IGNORE INTO results
              (request_id, text, delivery, topic, deliver_by, status, received_at, settled_at)
            VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-          requestId,
-          text,
-          delivery,
-          topic,
-          deliverBy,
-          settledAs ?? "waiting",
-          now,
-          settledAs === null ? null : now,
+          [requestId, text, delivery, topic, deliverBy, status, now, settledAt],
+          {
+            ...NEW_ROW,
+            request_id: requestId,
+            text,
+            delivery,
+            deliver_by: deliverBy,
+            status,
+            received_at: now,
+            settled_at: settledAt,
+          },
         );
         if (row === undefined) return known();
         const superseded =
