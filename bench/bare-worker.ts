@@ -14,6 +14,9 @@ type Env = {
   LIVE_CONVERSATIONS: DurableObjectNamespace<LiveConversation>;
   STORAGE_OBJECTS: DurableObjectNamespace<StorageObject>;
   WITHOUT_OBJECTS?: string;
+  TOOL_RUNNER_URL: string;
+  /** `whsec_` and a key in base64. */
+  SIGNING_SECRET: string;
   /** How much later ours gives what was settled to the log, in ms. */
   LOGGED_AFTER_MS: string;
 };
@@ -25,6 +28,7 @@ const SCHEMA = `
     request_id TEXT PRIMARY KEY, text TEXT NOT NULL, status TEXT NOT NULL, in_history INTEGER NOT NULL DEFAULT 0,
     logged TEXT
   );
+  CREATE TABLE IF NOT EXISTS tasks (task_id TEXT PRIMARY KEY, ticket TEXT NOT NULL);
   CREATE TABLE IF NOT EXISTS connections (seq INTEGER PRIMARY KEY, content TEXT NOT NULL);`;
 
 const KEPT_SECONDS = 2_592_000;
@@ -82,6 +86,11 @@ export class LiveConversation extends DurableObject<Env> {
     return line === undefined
       ? this.#deliverBySocket(conversationId, requestId, text)
       : this.#deliverByLine(line, conversationId, requestId, text);
+  }
+
+  async openTask(taskId: string, ticket: string): Promise<void> {
+    this.#sql.exec("INSERT OR IGNORE INTO tasks VALUES (?, ?)", taskId, ticket);
+    await redis(this.env, "", ["set", `elevenlabs:task:${taskId}`, ticket, "ex", 86_400]);
   }
 
   /** The page is told while the history gets the result. */
@@ -183,7 +192,7 @@ async function firstTime(
     ["set", `elevenlabs:conversation:${conversationId}`, record, "ex", KEPT_SECONDS, "nx"],
     ["zadd", "elevenlabs:conversations", Date.now(), conversationId],
   ]);
-  after(redis(env, "", ["set", `elevenlabs:agent:${conversationId}`, conversationId, "ex", KEPT_SECONDS]));
+  after(redis(env, "", ["set", agentKey(`conv_${conversationId}`), conversationId, "ex", KEPT_SECONDS]));
 }
 
 /** Reads the session and appends a result to the history. Returns the session as JSON. */
@@ -234,6 +243,7 @@ async function redis(env: Env, path: string, body: unknown): Promise<any> {
   return response.json();
 }
 
+const agentKey = (agentSessionId: string) => `elevenlabs:agent:${agentSessionId}`;
 const sessionKey = (conversationId: string) => `elevenlabs:session:${conversationId}`;
 const messagesKey = (conversationId: string) => `elevenlabs:conversation:${conversationId}:messages`;
 
@@ -241,6 +251,7 @@ export default {
   async fetch(request, env, ctx): Promise<Response> {
     const [, kind, , id = "", operation] = new URL(request.url).pathname.split("/");
     if (kind === "state" || kind === "memory") return answerRecord(request, env, `${kind}:${id}`, kind);
+    if (kind === "agent-tools") return startTask(request, env);
     if (operation === "stream")
       return env.LIVE_CONVERSATIONS.get(env.LIVE_CONVERSATIONS.idFromName(id)).fetch(request);
     if (request.method === "GET")
@@ -304,6 +315,49 @@ async function appendMessage(env: Env, id: string, text: string): Promise<Respon
     ["expire", messagesKey(id), KEPT_SECONDS],
   ]);
   return Response.json({ success: true, message }, { status: 201 });
+}
+
+/** Notes a task and hands it to the runner, signed. */
+async function startTask(request: Request, env: Env): Promise<Response> {
+  const call = (await request.json()) as { tool: string; conversation_id: string; args: object };
+  const { tool, conversation_id: agentSessionId, args } = call;
+  const { result: conversationId } = await redis(env, "", ["get", agentKey(agentSessionId)]);
+  const taskId = `${conversationId}:${crypto.randomUUID()}`;
+  const createdAt = new Date().toISOString();
+  const ticket = JSON.stringify({ taskId, conversationId, tool, args, createdAt, agentSessionId });
+  await env.LIVE_CONVERSATIONS.get(env.LIVE_CONVERSATIONS.idFromName(conversationId)).openTask(
+    taskId,
+    ticket,
+  );
+  const callbackUrl = new URL("/callback", request.url).href;
+  const body = JSON.stringify({ taskId, tool, args, conversationId, callbackUrl });
+  const timestamp = Math.floor(Date.now() / 1_000);
+  const code = await crypto.subtle.sign(
+    "HMAC",
+    await signingKey(env),
+    new TextEncoder().encode(`${taskId}.${timestamp}.${body}`),
+  );
+  const response = await fetch(env.TOOL_RUNNER_URL, {
+    method: "POST",
+    headers: {
+      "content-type": "application/json",
+      "webhook-id": taskId,
+      "webhook-timestamp": String(timestamp),
+      "webhook-signature": `v1,${btoa(String.fromCharCode(...new Uint8Array(code)))}`,
+    },
+    body,
+  });
+  response.body?.cancel();
+  const result = { requestId: taskId, status: "processing" };
+  return Response.json({ ok: response.ok, say: "It has begun.", result });
+}
+
+let key: Promise<CryptoKey> | undefined;
+
+function signingKey({ SIGNING_SECRET: secret }: Env): Promise<CryptoKey> {
+  const bytes = () => Uint8Array.from(atob(secret.slice("whsec_".length)), (char) => char.charCodeAt(0));
+  key ??= crypto.subtle.importKey("raw", bytes(), { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
+  return key;
 }
 
 async function answerRecord(

@@ -183,7 +183,7 @@ export const OPERATIONS: readonly Operation[] = [
   },
   {
     name: "tool call",
-    by: WITHOUT_FLOOR,
+    by: ALL_BUT_NO_OBJECT,
     requests: 150,
     warmUp: 300,
     over: "known",
