@@ -39,15 +39,10 @@ const BROWSER_HEADERS = {
 
 const forOrigin = cors({ origin: allowedOrigin, ...BROWSER_HEADERS });
 
-/** Who may ask at all, and how often. A page reads also that it asks too often. */
-const admit: MiddlewareHandler<AppEnv> = async (c, next) => {
+/** Who may ask at all. Who sends no Origin is no page, and needs no CORS headers; nor does a cache, since nothing is stored. */
+const admit: MiddlewareHandler<AppEnv> = (c, next) => {
   requireOwnMachine(c);
-  const counted = async () => {
-    await limitClient(c);
-    await next();
-  };
-  // Who sends no Origin is no page, and needs no CORS headers; nor does a cache, since nothing is stored.
-  return c.req.header("origin") === undefined ? counted() : forOrigin(c, counted);
+  return c.req.header("origin") === undefined ? next() : forOrigin(c, next);
 };
 
 /** What every answer carries: of the usual security headers those that mean something for an answer that is no page. */
@@ -72,6 +67,7 @@ export const app = new Hono<AppEnv>();
 
 app.use(frame);
 app.use(admit);
+app.use(checks(limitClient));
 app.get("/health", handleHealth);
 app.get("/openapi.json", handleDocument);
 app.get("/docs", handleDocs);

@@ -45,8 +45,8 @@ function isOwnMachine(c: AppContext): boolean {
   return names.every((name) => name === undefined || isLoopback(name));
 }
 
-/** How they are nearly always written, for which no URL need be parsed. */
-const PLAIN_LOOPBACK = /^https?:\/\/(?:localhost|127\.0\.0\.1)(?::\d+)?(?:\/|$)/;
+/** How they are nearly always written, for which no URL need be parsed; a port above 59999 is left to that. */
+const PLAIN_LOOPBACK = /^https?:\/\/(?:localhost|127\.0\.0\.1)(?::[1-5]?\d{1,4})?(?:\/|$)/;
 
 function isLoopback(url: string): boolean {
   return PLAIN_LOOPBACK.test(url) || LOOPBACK_HOSTS.has(URL.parse(url)?.hostname ?? "");

@@ -33,7 +33,8 @@ export async function handleCallback(c: AppContext): Promise<Response> {
   const callback = parseCallback(body, path);
   await limitConversation(c, "callback", callback.conversationId);
   const { conversationId, result } = callback;
-  const attributes = { conversationId, callbackRequestId: result.requestId };
+  const { requestId: callbackRequestId, delivery } = result;
+  const attributes = { conversationId, callbackRequestId, delivery };
   return traceOf(c)("callback", attributes, async (note) => {
     const answer = await live.deliver(callback, c.get("requestId"));
     note(outcomeOf(answer));

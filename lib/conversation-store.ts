@@ -138,7 +138,7 @@ export function messageText(message: StoredMessage): string {
   return text;
 }
 
-/** No message of a result whose text is shorter is too long: a character has three bytes, and is escaped once more, at most. */
+/** No message of a result whose text is shorter is too long: of a character come seven bytes at most, escapes included. */
 const SURELY_SHORT_ENOUGH = MAX_MESSAGE_BYTES / 8;
 
 /** Throws RecordTooLargeError where the history could not take a result; `text` is the result as JSON. */

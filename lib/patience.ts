@@ -130,8 +130,9 @@ export function endedInTime(by: After = after): InTime {
 }
 
 /**
- * For a request of a Worker, with which all that it has begun ends by itself: so no signal is made for each of them, of
- * which nearly none is ever needed.
+ * For a request of a Worker, with which all that it has begun ends by itself, so that no signal need be made for each, of
+ * which nearly none is ever used. Until then what is late goes on, and a write may still be carried out: nobody may give
+ * one up here and then live on for longer than a late request is reckoned with, which is 3 s (`records.ts`).
  */
 export const leftInTime: InTime = (ms, work) => {
   const deadline = { aborted: false };

@@ -13,6 +13,8 @@ import {
   type StorageFailure,
 } from "./errors.ts";
 
+import { orElse } from "./patience.ts";
+
 type WireError =
   | { code: "storage_unavailable"; driver: string; operation: string; failure: StorageFailure }
   | { code: "invalid_request"; message: string; issues: Issue[] }
@@ -49,26 +51,24 @@ export async function callObject<T>(
   call: () => Promise<Answer<T>>,
   { once = false }: { once?: boolean } = {},
 ): Promise<T> {
-  const clock = timeoutMs === null ? null : startClock(operation, timeoutMs);
-  const attempt = () => (clock === null ? call() : Promise.race([call(), clock.late]));
+  let isOver = false;
+  const late = (): never => {
+    isOver = true;
+    throw new StorageError(OBJECT, operation, "timeout");
+  };
+  const attempts = async () => {
+    try {
+      return await call();
+    } catch (error) {
+      if (once || isOver) throw error;
+      return call();
+    }
+  };
   try {
-    const answer = await attempt().catch((error: unknown) => {
-      if (once || error instanceof StorageError) throw error;
-      return attempt();
-    });
-    return unwrap(answer);
+    return unwrap(await (timeoutMs === null ? attempts() : orElse(attempts(), timeoutMs, late)));
   } catch (cause) {
     throw cause instanceof AppError ? cause : new StorageError(OBJECT, operation, "server_error", { cause });
-  } finally {
-    clock?.stop();
   }
-}
-
-/** `late` rejects when the time is over, unless it was stopped before. */
-function startClock(operation: string, timeoutMs: number): { late: Promise<never>; stop(): void } {
-  const { promise: late, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(new StorageError(OBJECT, operation, "timeout")), timeoutMs);
-  return { late, stop: () => clearTimeout(timer) };
 }
 
 const OBJECT = "durable-object";

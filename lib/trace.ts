@@ -3,7 +3,7 @@
  * they cost nothing and go nowhere. As in the log, an attribute is an id, a code, a count or a name, never a content
  * or a URL: the list is closed.
  */
-export type SpanName = "callback" | "deliver" | "push" | "acknowledge";
+export type SpanName = "callback" | "push" | "acknowledge";
 
 export type SpanAttributes = {
   /** Of the HTTP request. */

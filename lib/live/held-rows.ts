@@ -115,6 +115,11 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
     }
   }
 
+  function some(isIt: (row: Row) => boolean): boolean {
+    for (const row of remembered().open.values()) if (isIt(row)) return true;
+    return false;
+  }
+
   const inOrder = (rows: Iterable<Row>) => [...rows].sort((a, b) => a.seq - b.seq);
 
   return {
@@ -197,12 +202,15 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
      * Those that there may be something to do with, settled or not, in no order, for who only counts: two hundred may wait,
      * and every callback asks.
      */
-    kept: (): MapIterator<Row> => remembered().open.values(),
+    kept: (): Iterable<Row> => remembered().open.values(),
+
+    /** Whether there is such a one among them. */
+    some,
 
     /** Those that the history does not have for certain, oldest first; a long text may be missing. */
     notInHistory: (): Row[] => inOrder(remembered().open.values()).filter(lacksHistory),
 
-    lacksLog: (): boolean => remembered().open.values().some(isNotLogged),
+    lacksLog: (): boolean => some(isNotLogged),
 
     /** Those that the log of settled results does not have for certain, oldest first; a long text may be missing. */
     notLogged: (): Row[] => inOrder(remembered().open.values()).filter(isNotLogged),

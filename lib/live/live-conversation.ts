@@ -28,7 +28,7 @@ import type { Ticket } from "../task.ts";
 import { type Trace, traceBy } from "../trace.ts";
 import { agentConversationOf } from "./agent-conversation.ts";
 import { type ConnectionEvent, type Connections, createConnections } from "./connections.ts";
-import { type CallbackAnswer, createDeliveryLoop, type DeliveryLoop, outcomeOf } from "./delivery.ts";
+import { type CallbackAnswer, createDeliveryLoop, type DeliveryLoop } from "./delivery.ts";
 import { type AgentProxy, agentOf, createProxy, type ProxyOptions } from "./proxy.ts";
 import {
   createReceipts,
@@ -251,7 +251,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
    * of the HTTP request, for the log. Throws RecordTooLargeError.
    */
   deliver(text: string, namedByTask: boolean, requestId: string): Promise<Answer<CallbackAnswer>> {
-    return this.#answer(() => {
+    return this.#answer(async () => {
       const given = this.#results.parse(text);
       const stranger = this.#strangerOf(given.requestId, namedByTask);
       if (stranger !== null) return stranger;
@@ -259,14 +259,10 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       requireRoomFor(given, text);
       this.#records.noteActivity();
       const { result, isCancelled } = this.#tasks.finish(given, now());
-      const attributes = { requestId, callbackRequestId: result.requestId, delivery: result.delivery };
-      return this.#trace("deliver", attributes, async (note) => {
-        const answered = await this.#delivery.receive(result, text, requestId, isCancelled);
-        // Whoever is answered finds the result in the history.
-        await this.#records.brought();
-        note(outcomeOf(answered));
-        return answered;
-      });
+      const answered = await this.#delivery.receive(result, text, requestId, isCancelled);
+      // Whoever is answered finds the result in the history.
+      await this.#records.brought();
+      return answered;
     });
   }
 

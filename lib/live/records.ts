@@ -508,6 +508,8 @@ export function createRecords(options: RecordsOptions) {
       } catch (error) {
         noteFailure("look", error);
         if (isUnavailable(error)) lookAgain();
+        // What was to be renewed with it still is, whenever the object lives again.
+        else note({});
         // Where something else in the request was refused, the session can still be read.
         const alone = () => current.alone(now());
         session = isUnavailable(error) ? alone() : await readSession().catch(alone);

@@ -329,7 +329,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
 
     isEmpty: () => !held.hasRows(),
     /** Whether anything may still be said. */
-    hasOpen: () => held.kept().some(isOpen),
+    hasOpen: () => held.some(isOpen),
 
     get(requestId: string): ResultRow | null {
       const row = find(requestId);
@@ -570,7 +570,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     },
 
     /** Whether anything that is not settled may have been heard. */
-    hasTold: () => held.kept().some(isTold),
+    hasTold: () => held.some(isTold),
 
     /** An agent conversation has become known by its id: what was told there, or is being told, was told to that id. */
     identify(to: AgentConversation): void {
@@ -592,7 +592,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     /** Results that nobody has looked at yet, or was told why they wait. */
     unexamined(): ResultRow[] {
       const isUnexamined = (row: Row) => isOpen(row) && row.reason === null;
-      const found = [...held.kept().filter(isUnexamined)];
+      const found = [...held.kept()].filter(isUnexamined);
       return held.whole(found.sort((a, b) => a.seq - b.seq)).map(read);
     },
 

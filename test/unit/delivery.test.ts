@@ -1006,3 +1006,19 @@ describe("what was found to go wrong once", () => {
     expect(c.tellings("r1")).toBe(1);
   });
 });
+
+test("a renewal that Redis refused is still due in the next life of the object", async () => {
+  const c = conversation();
+  await c.register();
+  await c.callback("r1");
+  await c.clock.advance(61_000);
+  c.hooks.beforeCommit = () => Promise.reject(new StorageError("sqlite", "commit", "rejected"));
+  expect(await c.callback("r2")).toMatchObject({ kind: "delivered" });
+  c.restart();
+  const renewed: string[] = [];
+  c.hooks.beforeCommit = async (writes) => {
+    for (const { type, key } of writes) if (type === "touch") renewed.push(key);
+  };
+  await c.live(120_000);
+  expect(renewed).toContain("elevenlabs:conversation:c1");
+});

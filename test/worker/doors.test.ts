@@ -1,7 +1,7 @@
 /** The doors, through the built Worker: who may register, who may call back, and what stays closed. */
 import { createServer, request } from "node:http";
 import type { AddressInfo } from "node:net";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { startAgent } from "../support/agent.ts";
 import {
   API_TOKEN,
@@ -646,6 +646,23 @@ describe("with authentication off", () => {
 });
 
 describe("limits", () => {
+  test("are told to a page as any other error is", async () => {
+    const origin = "http://localhost:5173";
+    const limited = await startWorker(
+      { ...LOCAL_BINDINGS, ALLOWED_ORIGINS: origin },
+      { rateLimits: { CLIENT_RATE_LIMIT: { namespace_id: "1", simple: { limit: 1, period: 60 } } } },
+    );
+    onTestFinished(() => limited.close());
+    const ask = () => limited.fetch(`${API}/c1/session`, { headers: { origin } });
+    await ask();
+    const response = await ask();
+    expect(response.status).toBe(429);
+    expect(response.headers.get("access-control-allow-origin")).toBe(origin);
+    expect(response.headers.get("vary")).toMatch(/origin/i);
+    expect(response.headers.get("x-request-id")).not.toBeNull();
+    expect(response.headers.get("x-content-type-options")).toBe("nosniff");
+  });
+
   test("one conversation, or one client, that asks too often is rate_limited and told when to come again", async () => {
     const limited = await startWorker(LOCAL_BINDINGS, {
       rateLimits: {

@@ -8,7 +8,7 @@ const API = "/agent-conversations/api";
 /** What no span may hold. */
 const CANARY = "c4nary";
 /** As the runtime names its own: they are not ours to name. */
-const OURS = ["callback", "deliver", "push", "acknowledge"];
+const OURS = ["callback", "push", "acknowledge"];
 
 type Attributes = Record<string, unknown>;
 type TailEvent = {
@@ -61,10 +61,9 @@ describe("a callback", () => {
     await callBack("told", "r1");
     const ids = { requestId: "http-r1", conversationId: "told", callbackRequestId: "r1" };
     const delivered = { outcome: "delivered", channel: "socket" };
-    await expect.poll(() => spans("told")).toHaveLength(3);
+    await expect.poll(() => spans("told")).toHaveLength(2);
     expect(Object.fromEntries(spans("told"))).toEqual({
-      callback: { ...ids, ...delivered },
-      deliver: { ...ids, ...delivered, delivery: "when_idle" },
+      callback: { ...ids, ...delivered, delivery: "when_idle" },
       push: {
         conversationId: "told",
         callbackRequestId: "r1",
@@ -79,10 +78,9 @@ describe("a callback", () => {
   test("that is not confirmed says so, with the code of the close", async () => {
     await register("refused", "refuses-frames");
     await callBack("refused", "r1");
-    await expect.poll(() => spans("refused")).toHaveLength(3);
+    await expect.poll(() => spans("refused")).toHaveLength(2);
     expect(Object.fromEntries(spans("refused"))).toMatchObject({
       callback: { outcome: "queued", reason: "push_failed" },
-      deliver: { outcome: "queued", reason: "push_failed" },
       push: { outcome: "refused", closeCode: 1008 },
     });
   });
@@ -95,7 +93,7 @@ describe("a callback", () => {
     const { requestIds } = await page.push();
     page.send({ type: "ack", requestIds });
     await answered;
-    await expect.poll(() => spans("by-page")).toHaveLength(4);
+    await expect.poll(() => spans("by-page")).toHaveLength(3);
     expect(Object.fromEntries(spans("by-page"))).toMatchObject({
       push: { channel: "relay", outcome: "delivered" },
       acknowledge: { callbackRequestId: "r1", results: 1 },
@@ -106,7 +104,7 @@ describe("a callback", () => {
 test("no span of ours holds a URL, a token or a content", async () => {
   await register("secret");
   await callBack("secret", "r1");
-  await expect.poll(() => spans("secret")).toHaveLength(3);
+  await expect.poll(() => spans("secret")).toHaveLength(2);
   const held = JSON.stringify(["told", "refused", "by-page", "secret"].map(spans));
   expect(held).not.toContain(CANARY);
   expect(held).not.toMatch(/wss?:|https?:/);
