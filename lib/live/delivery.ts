@@ -252,7 +252,7 @@ export function createDeliveryLoop(options: DeliveryLoopOptions): DeliveryLoop {
     }
     const reception = await sayResults(session);
     if (reception === "gone") return wake();
-    if (reception === "heard") await sayProgress(session);
+    if (reception === "heard" && underway.size > 0) await sayProgress(session);
     // What could not be said now is old news later.
     else underway.clear();
   }

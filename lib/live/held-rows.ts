@@ -120,7 +120,13 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
     return false;
   }
 
-  const inOrder = (rows: Iterable<Row>) => [...rows].sort((a, b) => a.seq - b.seq);
+  function those(areIt: (row: Row) => boolean): Row[] {
+    const found: Row[] = [];
+    for (const row of remembered().open.values()) if (areIt(row)) found.push(row);
+    return found;
+  }
+
+  const inOrder = (rows: Row[]) => rows.sort((a, b) => a.seq - b.seq);
 
   return {
     forget,
@@ -195,8 +201,7 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
     },
 
     /** Those that are not settled, oldest first; a long text may be missing. */
-    unsettled: (): Row[] =>
-      inOrder(remembered().open.values()).filter(({ settled_at }) => settled_at === null),
+    unsettled: (): Row[] => inOrder(those(({ settled_at }) => settled_at === null)),
 
     /**
      * Those that there may be something to do with, settled or not, in no order, for who only counts: two hundred may wait,
@@ -208,11 +213,13 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
     some,
 
     /** Those that the history does not have for certain, oldest first; a long text may be missing. */
-    notInHistory: (): Row[] => inOrder(remembered().open.values()).filter(lacksHistory),
+    notInHistory: (): Row[] => inOrder(those(lacksHistory)),
+
+    lacksHistory: (): boolean => some(lacksHistory),
 
     lacksLog: (): boolean => some(isNotLogged),
 
     /** Those that the log of settled results does not have for certain, oldest first; a long text may be missing. */
-    notLogged: (): Row[] => inOrder(remembered().open.values()).filter(isNotLogged),
+    notLogged: (): Row[] => inOrder(those(isNotLogged)),
   };
 }

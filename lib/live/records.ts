@@ -906,7 +906,7 @@ export function createRecords(options: RecordsOptions) {
   return records;
 
   function lacksMessages(): boolean {
-    return outbox(1).length + results.notInHistory(1).length > 0;
+    return results.lacksHistory() || outbox(1).length > 0;
   }
 }
 

@@ -602,6 +602,8 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
       return held.whole(limit < 0 ? lacking : lacking.slice(0, limit)).map(read);
     },
 
+    lacksHistory: (): boolean => held.lacksHistory(),
+
     markInHistory(requestIds: readonly string[]): void {
       eachOf(requestIds, (requestId) => {
         const row = find(requestId);

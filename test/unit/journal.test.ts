@@ -26,9 +26,9 @@ test("what is settled within half a second goes in one request", async () => {
   let commits = 0;
   await c.register();
   await c.callback("r1");
+  expect(await logOf(c)).toEqual([]);
   c.hooks.beforeCommit = async () => void commits++;
   await c.callback("r2", LATE);
-  expect(await logOf(c)).toEqual([]);
   await c.clock.advance(PUBLISH_AFTER_MS);
   expect(await logOf(c)).toEqual(["c1 r1 delivered", "c1 r2 expired"]);
   // That of the message of r2.
