@@ -23,7 +23,7 @@ const BUDGETED = [
 ] as const;
 /**
  * How many requests of each come before the first batch: what V8 compiles meanwhile is the cost of a start, and a process
- * that serves a while has it behind it. Ours has twenty times as much to compile as the floor.
+ * that serves a while has it behind it. Ours is some twenty times as long as the floor.
  */
 const WARM_UP = 4_000;
 const PAIRS = 5;

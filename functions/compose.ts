@@ -173,7 +173,7 @@ export function coreFor(
   return new RequestCore(config, env, parts, log, waitUntil);
 }
 
-/** A request needs one or two of its stores, and pays for no more. */
+/** A request needs one or two of its stores, and pays for no more: a class, because a literal makes its getters anew. */
 class RequestCore implements Core {
   readonly #config: Config;
   readonly #env: Bindings;

@@ -7,12 +7,13 @@
 export const ENOUGH = "answered";
 export const LATE = "too late";
 
-/** The first of these times; null, which stands for never, where there is none. */
-export function earliest(...times: readonly (number | null)[]): number | null {
-  let first: number | null = null;
-  for (const at of times) if (at !== null && (first === null || at < first)) first = at;
-  return first;
+/** The earlier of two times; null stands for never. */
+export function earlier(a: number | null, b: number | null): number | null {
+  return a === null || b === null ? (a ?? b) : Math.min(a, b);
 }
+
+/** The earliest of however many. */
+export const earliest = (...times: readonly (number | null)[]): number | null => times.reduce(earlier, null);
 
 /** Calls `strike` in so many ms, unless what it returns is called before. */
 export type After = (ms: number, strike: () => void) => () => void;
@@ -114,11 +115,15 @@ export type InTime = <T>(
 ) => Promise<T>;
 
 /** With a signal, which serves another when nothing had to be ended by it. */
-export function endedInTime(by: After = after): InTime {
+export function endedInTime(by: After = after) {
   const free: AbortController[] = [];
-  return async (ms, work) => {
+  return async <T>(
+    ms: number,
+    work: (deadline: AbortSignal, signal: AbortSignal) => Promise<T>,
+  ): Promise<T> => {
     const ending = free.pop() ?? new AbortController();
     const { signal } = ending;
+    // Taken back when the work is done: `AbortSignal.timeout` would go off behind every request.
     const takeBack = by(ms, () => ending.abort(LATE));
     try {
       return await work(signal, signal);
@@ -144,17 +149,6 @@ export const leftInTime: InTime = (ms, work) => {
 };
 
 /** Does work that has so many ms; then its signal ends it. */
-export async function inTime<T>(
-  ms: number,
-  work: (signal: AbortSignal) => Promise<T>,
-  by: After = after,
-): Promise<T> {
-  const deadline = new AbortController();
-  // Taken back when the work is done: `AbortSignal.timeout` would go off behind every request.
-  const takeBack = by(ms, () => deadline.abort(LATE));
-  try {
-    return await work(deadline.signal);
-  } finally {
-    takeBack();
-  }
+export function inTime<T>(ms: number, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  return endedInTime()(ms, work);
 }

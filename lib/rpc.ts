@@ -12,7 +12,6 @@ import {
   StorageError,
   type StorageFailure,
 } from "./errors.ts";
-
 import { orElse } from "./patience.ts";
 
 type WireError =

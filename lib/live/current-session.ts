@@ -87,7 +87,10 @@ export function createCurrentSession(
       held = null;
     },
 
-    /** The copy as it stands at `now`, an ended one included; null where there is none or its time is over, which is its session's. */
+    /**
+     * The copy as it stands at `now`, an ended one included; null where there is none or its time is over, which is that of
+     * its session.
+     */
     copy: (now: number): SessionCopy | null => (held !== null && now < held.diesAt ? held : null),
 
     /** Takes a registration over. */

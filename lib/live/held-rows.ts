@@ -123,10 +123,8 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
   function those(areIt: (row: Row) => boolean): Row[] {
     const found: Row[] = [];
     for (const row of remembered().open.values()) if (areIt(row)) found.push(row);
-    return found;
+    return found.sort((a, b) => a.seq - b.seq);
   }
-
-  const inOrder = (rows: Row[]) => rows.sort((a, b) => a.seq - b.seq);
 
   return {
     forget,
@@ -201,7 +199,7 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
     },
 
     /** Those that are not settled, oldest first; a long text may be missing. */
-    unsettled: (): Row[] => inOrder(those(({ settled_at }) => settled_at === null)),
+    unsettled: (): Row[] => those(({ settled_at }) => settled_at === null),
 
     /**
      * Those that there may be something to do with, settled or not, in no order, for who only counts: two hundred may wait,
@@ -209,17 +207,18 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
      */
     kept: (): Iterable<Row> => remembered().open.values(),
 
-    /** Whether there is such a one among them. */
+    /** Whether there is such a one among them; and all that are, oldest first, a long text may be missing. */
     some,
+    those,
 
     /** Those that the history does not have for certain, oldest first; a long text may be missing. */
-    notInHistory: (): Row[] => inOrder(those(lacksHistory)),
+    notInHistory: (): Row[] => those(lacksHistory),
 
     lacksHistory: (): boolean => some(lacksHistory),
 
     lacksLog: (): boolean => some(isNotLogged),
 
     /** Those that the log of settled results does not have for certain, oldest first; a long text may be missing. */
-    notLogged: (): Row[] => inOrder(those(isNotLogged)),
+    notLogged: (): Row[] => those(isNotLogged),
   };
 }

@@ -25,7 +25,7 @@ import { durableObjectSql } from "../sql.ts";
 import { createBreaker, OF_AN_OBJECT, withBreaker } from "../storage/breaker.ts";
 import type { Storage, TtlSeconds } from "../storage/storage.ts";
 import type { Ticket } from "../task.ts";
-import { type Trace, traceBy } from "../trace.ts";
+import { traceBy } from "../trace.ts";
 import { agentConversationOf } from "./agent-conversation.ts";
 import { type ConnectionEvent, type Connections, createConnections } from "./connections.ts";
 import { type CallbackAnswer, createDeliveryLoop, type DeliveryLoop } from "./delivery.ts";
@@ -92,7 +92,6 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
   readonly #connections: Connections;
   readonly #isEnabled: boolean;
   readonly #log;
-  readonly #trace: Trace;
   #alarmAt: number | null = null;
 
   constructor(ctx: DurableObjectState, env: Env) {
@@ -186,7 +185,6 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
     this.#replies = createReplies({ now, after });
     this.#receipts = receipts;
     this.#log = log;
-    this.#trace = traceBy(tracing, { conversationId });
     this.#isEnabled = featureEnabled;
     this.#delivery = createDeliveryLoop({
       results,
@@ -199,7 +197,7 @@ export abstract class LiveConversation<Env> extends DurableObject<Env> {
       note: resultReceipts(receipts, results),
       rested: () => this.#tidyLater("delivery"),
       log,
-      trace: this.#trace,
+      trace: traceBy(tracing, { conversationId }),
       now,
       after,
     });

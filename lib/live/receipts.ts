@@ -10,6 +10,7 @@
 import { stringifyJson } from "../json.ts";
 import { type Logger, logFailure } from "../log.ts";
 import type { Destination, Posted, SignedMessage } from "../outbound.ts";
+import { earliest } from "../patience.ts";
 import { type Channel, type ChannelName, chooseChannel, type Proof } from "../push/channel.ts";
 import type { Delivery } from "../result.ts";
 import { isLive, type SessionRecord } from "../session-store.ts";
@@ -247,7 +248,7 @@ export function createReceipts(options: ReceiptsOptions) {
         );
         return [later?.dueAt ?? [], ...sending.map(({ since }) => since + ABANDONED_MS)].flat();
       });
-      return due.length === 0 ? null : Math.min(...due);
+      return earliest(...due);
     },
 
     isEmpty: () => recipients.every((recipient) => overview(recipient).waiting === 0),

@@ -16,7 +16,8 @@
  * A result that was told twice without a confirmation is given up: it stays `unconfirmed` and is settled.
  */
 import { parseExactly } from "../json.ts";
-import { earliest } from "../patience.ts";
+import { lastOf } from "../last-of.ts";
+import { earlier, earliest } from "../patience.ts";
 import type { ChannelName, Proof, PushOutcome } from "../push/channel.ts";
 import type { Delivery, Result } from "../result.ts";
 import { type Sql, type SqlValue, tablesOf } from "../sql.ts";
@@ -212,10 +213,6 @@ const isTold = ({ settled_at, told_to, saying_to }: Row) =>
 const WAITS_SINCE = "coalesce(waits_since, received_at)";
 const waitsSince = ({ waits_since, received_at }: Row) => waits_since ?? received_at;
 
-function earlier(a: number | null, b: number | null): number | null {
-  return a === null || b === null ? (a ?? b) : Math.min(a, b);
-}
-
 export type Results = ReturnType<typeof createResults>;
 
 export type ResultsOptions = {
@@ -236,18 +233,12 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
   const held = createHeldRows<Row>(tables);
   const { change, find, rows: sqlRows, transaction } = held;
   const sql: Sql = { ...tables, rows: sqlRows, transaction };
-  let lastRead: { row: Row; reading: ResultRow } | null = null;
-  let lastParsed: { text: string; result: Result } | null = null;
+  /** A row is read with every step of its result, and never changed. */
+  const read = lastOf(readingOf);
   const waitsMs = ttlSeconds === null ? null : ttlSeconds * 1000;
 
-  /** A row is read with every step of its result, and never changed: the last one again without reading it. */
-  function read(row: Row): ResultRow {
-    if (row !== lastRead?.row) lastRead = { row, reading: readingOf(row) };
-    return lastRead.reading;
-  }
-
   /** Rows that may still be said, oldest first; a long text may be missing. */
-  const openRows = () => held.unsettled().filter(isOpen);
+  const openRows = () => held.those(isOpen);
 
   function overview(): Overview {
     const settledAt = held.firstSettledAt();
@@ -316,10 +307,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
 
   const results = {
     /** The result that a stored text holds, not to be changed. It is asked for with each step of its way. */
-    parse(text: string): Result {
-      if (text !== lastParsed?.text) lastParsed = { text, result: parseExactly(text) as Result };
-      return lastParsed.result;
-    },
+    parse: lastOf((text: string) => parseExactly(text) as Result),
 
     exist: tables.exist,
     forgetTables(): void {
@@ -575,7 +563,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     /** An agent conversation has become known by its id: what was told there, or is being told, was told to that id. */
     identify(to: AgentConversation): void {
       if (to.agentSessionId === null) return;
-      const told = held.unsettled().filter(isTold);
+      const told = held.those(isTold);
       if (told.length === 0) return;
       sql.transaction(() => {
         for (const column of ["told_to", "saying_to"] as const) {
@@ -592,8 +580,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     /** Results that nobody has looked at yet, or was told why they wait. */
     unexamined(): ResultRow[] {
       const isUnexamined = (row: Row) => isOpen(row) && row.reason === null;
-      const found = [...held.kept()].filter(isUnexamined);
-      return held.whole(found.sort((a, b) => a.seq - b.seq)).map(read);
+      return held.whole(held.those(isUnexamined)).map(read);
     },
 
     /** Results that the history does not have for certain, oldest first; all of them where `limit` is negative. */
@@ -702,8 +689,13 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
      */
     nextDue(isLive: boolean, mayPush = true): number | null {
       const { forgottenAt, lateAt, overAt, abandonedAt, retryAt } = overview();
-      const [pushesAt, retriesAt] = [mayPush ? abandonedAt : null, isLive && mayPush ? retryAt : null];
-      return earliest(forgottenAt, lateAt, overAt, pushesAt, retriesAt);
+      return earliest(
+        forgottenAt,
+        lateAt,
+        overAt,
+        mayPush ? abandonedAt : null,
+        isLive && mayPush ? retryAt : null,
+      );
     },
   };
   return results;

@@ -199,13 +199,14 @@ export function createUpstashStorage({
       checkWrites(writes);
       if (writes.length === 0) return [] as unknown as WriteResults<W>;
       const steps = writes.map(stepOf);
-      const [command, ...others] = steps.flatMap(({ commands }) => commands);
+      const commands = steps.flatMap((step) => step.commands);
+      const [only, ...others] = commands;
       const results = await exchanging("commit", async () => {
         // A command alone is atomic by itself.
         const answers =
-          command !== undefined && others.length === 0
-            ? [await exchange.send(command)]
-            : await exchange.transaction(steps.flatMap(({ commands }) => commands));
+          only !== undefined && others.length === 0
+            ? [await exchange.send(only)]
+            : await exchange.transaction(commands);
         return steps.map((step) => step.read(answers.splice(0, step.commands.length)));
       });
       return (await cap(writes, results)) as WriteResults<W>;
