@@ -1,4 +1,5 @@
 /** What a request carries through the app: the Worker's bindings, and what the middleware found out. */
+import { tracing } from "cloudflare:workers";
 import type { Context } from "hono";
 import type { Config, Environment } from "../lib/config.ts";
 import type { Core } from "../lib/core.ts";
@@ -36,8 +37,7 @@ export type AppEnv = {
 
 export type AppContext = Context<AppEnv>;
 
-/** Spans of a request. Hono's type of the context does not know them yet. */
+/** Spans of a request. */
 export function traceOf(c: AppContext): Trace {
-  const { tracing } = c.executionCtx as ExecutionContext;
   return traceBy(tracing, { requestId: c.get("requestId") });
 }

@@ -23,11 +23,14 @@ beforeAll(async () => {
 });
 afterAll(() => worker.close());
 
-/** The spans of ours so far, in the order in which they began, as name and attributes. */
-function spans(conversationId: string): [string, Attributes][] {
-  const events = worker.lines
+const traced = (): TailEvent[] =>
+  worker.lines
     .filter((line) => line.startsWith("trace "))
     .map((line) => JSON.parse(line.slice("trace ".length)) as TailEvent);
+
+/** The spans of ours so far, in the order in which they began, as name and attributes. */
+function spans(conversationId: string): [string, Attributes][] {
+  const events = traced();
   return events
     .filter(({ event }) => event.type === "spanOpen" && OURS.includes(event.name ?? ""))
     .map(({ event: { name = "", spanId } }): [string, Attributes] => {
@@ -73,6 +76,26 @@ describe("a callback", () => {
         proof: "accepted",
       },
     });
+  });
+
+  test("has the runtime's spans of its work within ours, and each of ours ends", async () => {
+    await register("within");
+    const before = traced().length;
+    await callBack("within", "r1");
+    /** The names of what is directly within the one span of this name, and whether that has ended. */
+    const spanOf = (name: string) => {
+      const events = traced().slice(before);
+      const id = events.find(({ event }) => event.type === "spanOpen" && event.name === name)?.event.spanId;
+      const within = events.filter(({ spanContext }) => spanContext.spanId === id);
+      return {
+        within: within.flatMap(({ event }) => (event.type === "spanOpen" ? [event.name] : [])),
+        ended: within.some(({ event }) => event.type === "spanClose"),
+      };
+    };
+    await expect
+      .poll(() => spanOf("callback"))
+      .toEqual({ within: ["durable_object_subrequest"], ended: true });
+    await expect.poll(() => spanOf("push")).toEqual({ within: ["fetch"], ended: true });
   });
 
   test("that is not confirmed says so, with the code of the close", async () => {
