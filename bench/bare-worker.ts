@@ -100,9 +100,7 @@ export class LiveConversation extends DurableObject<Env> {
     requestId: string,
     text: string,
   ): Promise<Said> {
-    const appended = append(this.env, conversationId, text).then(() => {
-      this.#sql.exec("UPDATE results SET in_history = 1 WHERE request_id = ?", requestId);
-    });
+    const appended = append(this.env, conversationId, text);
     this.#sql.exec("UPDATE results SET status = 'saying' WHERE request_id = ?", requestId);
     const told = new Promise<void>((resolve) => this.#told.set(requestId, resolve));
     line.send(JSON.stringify({ type: "push", requestIds: [requestId], text }));
@@ -115,12 +113,9 @@ export class LiveConversation extends DurableObject<Env> {
 
   async #deliverBySocket(conversationId: string, requestId: string, text: string): Promise<Said> {
     const session = await lookAndAppend(this.env, conversationId, text);
-    this.#sql.exec("UPDATE results SET in_history = 1 WHERE request_id = ?", requestId);
-    if (session === null) {
-      this.#sql.exec("UPDATE results SET status = 'waiting for a session' WHERE request_id = ?", requestId);
-      return "queued";
-    }
-    this.#sql.exec("UPDATE results SET status = 'saying' WHERE request_id = ?", requestId);
+    const status = session === null ? "waiting for a session" : "saying";
+    this.#sql.exec("UPDATE results SET in_history = 1, status = ? WHERE request_id = ?", status, requestId);
+    if (session === null) return "queued";
     await sayTo(session, text);
     this.#delivered(requestId, text);
     return "delivered";
@@ -152,7 +147,10 @@ export class LiveConversation extends DurableObject<Env> {
       ? redis(this.env, "", commands[0])
       : redis(this.env, "/multi-exec", commands));
     for (const { requestId } of settled)
-      this.#sql.exec("UPDATE results SET logged = 'delivered' WHERE request_id = ?", requestId);
+      this.#sql.exec(
+        "UPDATE results SET in_history = 1, logged = 'delivered' WHERE request_id = ?",
+        requestId,
+      );
   }
 }
 

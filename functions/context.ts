@@ -1,5 +1,4 @@
 /** What a request carries through the app: the Worker's bindings, and what the middleware found out. */
-import { tracing } from "cloudflare:workers";
 import type { Context } from "hono";
 import type { Config, Environment } from "../lib/config.ts";
 import type { Core } from "../lib/core.ts";
@@ -37,7 +36,8 @@ export type AppEnv = {
 
 export type AppContext = Context<AppEnv>;
 
-/** Spans of a request. */
+/** Spans of a request. Hono's type of the context does not know them yet. */
 export function traceOf(c: AppContext): Trace {
+  const { tracing } = c.executionCtx as ExecutionContext;
   return traceBy(tracing, { requestId: c.get("requestId") });
 }

@@ -1,5 +1,5 @@
 /**
- * SQLite as our own code uses it, in three methods, so that the same tables run in a Durable Object and, in
+ * SQLite as our own code uses it, in four methods, so that the same tables run in a Durable Object and, in
  * unit tests, on `node:sqlite`. Everything is synchronous: nothing else happens between two statements.
  */
 export type SqlValue = string | number | null;
@@ -7,6 +7,8 @@ export type SqlValue = string | number | null;
 export interface Sql {
   /** Runs one statement and returns its rows. */
   rows<T extends Record<string, SqlValue>>(statement: string, ...bindings: SqlValue[]): T[];
+  /** Runs one statement that returns none. Returns whether it has written anything. */
+  run(statement: string, ...bindings: SqlValue[]): boolean;
   /** Runs statements that take nothing and return nothing, such as a schema. */
   script(statements: string): void;
   /** Does the work all or nothing: what it throws undoes it, and is passed on. May be nested. */
@@ -16,7 +18,10 @@ export interface Sql {
 /** As much of a Durable Object's storage as is needed, by structure. */
 type ObjectStorage = {
   sql: {
-    exec<T extends Record<string, SqlValue>>(text: string, ...bindings: SqlValue[]): { toArray(): T[] };
+    exec<T extends Record<string, SqlValue>>(
+      text: string,
+      ...bindings: SqlValue[]
+    ): { toArray(): T[]; readonly rowsWritten: number };
   };
   transactionSync<T>(work: () => T): T;
 };
@@ -26,6 +31,7 @@ export function durableObjectSql(storage: ObjectStorage): Sql {
   return {
     rows: <T extends Record<string, SqlValue>>(statement: string, ...bindings: SqlValue[]) =>
       storage.sql.exec<T>(statement, ...bindings).toArray(),
+    run: (statement, ...bindings) => storage.sql.exec(statement, ...bindings).rowsWritten > 0,
     script: (statements) => void storage.sql.exec(statements),
     transaction: (work) => storage.transactionSync(work),
   };
@@ -41,7 +47,7 @@ export type Tables = Sql & {
 /**
  * A database whose tables are made by the first INSERT: until then there are no rows, and nothing is left
  * behind by who only looks. `table` is one of the tables that `schema` makes; `later` says, by name, which of its
- * columns an earlier version did not have, `retired` which of its indexes are no more; `schema` may be run again.
+ * columns an earlier version did not have, `retired` which of its indexes are no more.
  */
 export function tablesOf(
   sql: Sql,
@@ -50,26 +56,29 @@ export function tablesOf(
   later: Readonly<Record<string, string>> = {},
   retired: readonly string[] = [],
 ): Tables {
-  const [made] = sql.rows<{ sql: string }>("SELECT sql FROM sqlite_master WHERE name = ?", table);
-  let exist = made !== undefined;
-  const lacking = Object.entries(later).filter(
-    ([column]) => made !== undefined && !made.sql.includes(column),
+  const made = sql.rows<{ name: string; sql: string | null }>(
+    "SELECT name, sql FROM sqlite_master WHERE tbl_name = ?",
+    table,
   );
-  for (const [column, definition] of lacking)
-    sql.script(`ALTER TABLE ${table} ADD COLUMN ${column} ${definition};`);
-  if (lacking.length > 0) {
-    for (const index of retired) sql.script(`DROP INDEX IF EXISTS ${index};`);
+  const definition = made.find(({ name }) => name === table)?.sql;
+  let exist = definition != null;
+  for (const [column, type] of Object.entries(later)) {
+    if (definition != null && !definition.includes(column))
+      sql.script(`ALTER TABLE ${table} ADD COLUMN ${column} ${type};`);
+  }
+  for (const { name } of made) if (retired.includes(name)) sql.script(`DROP INDEX ${name};`);
+
+  /** Whether a statement would find its tables; an INSERT does. */
+  function finds(statement: string): boolean {
+    if (exist || !statement.startsWith("INSERT")) return exist;
     sql.script(schema);
+    exist = true;
+    return true;
   }
   return {
-    rows<T extends Record<string, SqlValue>>(statement: string, ...bindings: SqlValue[]): T[] {
-      if (!exist) {
-        if (!statement.startsWith("INSERT")) return [];
-        sql.script(schema);
-        exist = true;
-      }
-      return sql.rows<T>(statement, ...bindings);
-    },
+    rows: <T extends Record<string, SqlValue>>(statement: string, ...bindings: SqlValue[]): T[] =>
+      finds(statement) ? sql.rows<T>(statement, ...bindings) : [],
+    run: (statement, ...bindings) => finds(statement) && sql.run(statement, ...bindings),
     script: sql.script,
     transaction(work) {
       const existed = exist;

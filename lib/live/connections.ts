@@ -44,7 +44,7 @@ export function createConnections(database: Sql) {
         JSON.stringify(events),
       );
       const surplus = (row?.seq ?? 0) - MAX_CONNECTION_EVENTS;
-      if (surplus > 0 && surplus % SLACK === 0) sql.rows("DELETE FROM connections WHERE seq <= ?", surplus);
+      if (surplus > 0 && surplus % SLACK === 0) sql.run("DELETE FROM connections WHERE seq <= ?", surplus);
     },
 
     /** Newest first. */
@@ -57,7 +57,7 @@ export function createConnections(database: Sql) {
         .flatMap(({ content }) => JSON.parse(content) as ConnectionEvent | ConnectionEvent[])
         .slice(0, MAX_CONNECTION_EVENTS),
 
-    wipe: (): void => void sql.rows("DELETE FROM connections"),
+    wipe: (): void => void sql.run("DELETE FROM connections"),
 
     exist: sql.exist,
     forgetTables: sql.forget,

@@ -62,7 +62,7 @@ export function createCurrentSession(
 
   function write(copy: SessionCopy): void {
     const { registrationId, record, since, diesAt, unsaved } = copy;
-    sql.rows(
+    sql.run(
       "INSERT OR REPLACE INTO session VALUES (1, ?, ?, ?, ?, ?)",
       registrationId,
       record === null ? null : codec.stringify(record),
@@ -76,7 +76,7 @@ export function createCurrentSession(
   }
 
   function clear(): void {
-    if (held !== null) sql.rows("DELETE FROM session");
+    if (held !== null) sql.run("DELETE FROM session");
     held = null;
   }
 

@@ -1,10 +1,11 @@
 /**
  * What an object keeps in memory of its table of results: the rows that are not settled, those that the history or the
- * log of settled results lacks, and a few that were settled lately. Nobody but the object writes the table, so a delivery need not read what
- * it has just written: in SQLite each statement costs more than all that is decided by it.
+ * log of settled results lacks, and a few that were settled lately. Nobody but the object writes the table, so a delivery
+ * need not read what it has just written: in SQLite each statement costs more than all that is decided by it.
  *
- * It follows the table by what each change returns. A statement that does not say what it changed makes it forget
- * everything, and the next look reads the table; so does whatever is undone.
+ * The table has no index but that of its ids: the entries of another are billed as rows written, for each result two or
+ * three, of which one is as dear as a thousand rows read. So it is read whole when the object begins, and after
+ * statements that may have changed anything.
  */
 import type { SqlValue, Tables } from "../sql.ts";
 
@@ -17,14 +18,16 @@ export type HeldRow = {
   status: string;
   settled_at: number | null;
   logged: string | null;
-  /** 1 as long as there may be something to do with it. */
-  unfinished: number;
 };
 
 /** The log has not been told how a row was settled, and when: one that is settled anew is news again. */
 const isNotLogged = ({ settled_at, status, logged }: HeldRow) =>
   settled_at !== null && logged !== `${status}${settled_at}`;
 const lacksHistory = ({ in_history, text }: HeldRow) => in_history === 0 && text !== null;
+
+/** Whether there is still something to do with it; the same in both languages. */
+const isOpen = (row: HeldRow) => row.settled_at === null || isNotLogged(row) || lacksHistory(row);
+const OPEN = `settled_at IS NULL OR logged IS NOT status || settled_at OR (in_history = 0 AND text IS NOT NULL)`;
 
 /** A longer text is read again where it is needed: 200 results of 64 KiB would be a tenth of an isolate's memory. */
 const MAX_TEXT_HELD = 4_096;
@@ -35,8 +38,10 @@ type Memory<Row> = {
   /** By requestId. */
   open: Map<string, Row>;
   settled: Map<string, Row>;
-  hasRows: boolean;
-  firstSettledAt: number | null;
+  /** The `seq` of the newest row; 0 where there is none. */
+  newest: number;
+  /** Undefined where the table has to be asked. */
+  firstSettledAt: number | null | undefined;
 };
 
 export type HeldRows<Row> = ReturnType<typeof createHeldRows<Row & HeldRow & Record<string, SqlValue>>>;
@@ -46,9 +51,8 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
   let memory: Memory<Row> | null = null;
   /** The rows whose text is not held, by `seq`. */
   const shortened = new Set<number>();
-
-  /** Whether there is still something to do with it. */
-  const isOpen = (row: HeldRow) => row.settled_at === null || lacksHistory(row) || isNotLogged(row);
+  /** What is true of rows, by requestId, and is written with the next step of each. */
+  let marks = new Map<string, Partial<Row>>();
 
   function forget(): void {
     memory = null;
@@ -70,23 +74,28 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
     }
   }
 
+  /** Rows as the table has them, with what is still to be written of them. */
+  function read(condition: string, ...bindings: SqlValue[]): Row[] {
+    const rows = tables.rows<Row>(`SELECT * FROM results WHERE ${condition}`, ...bindings);
+    return marks.size === 0 ? rows : rows.map((row) => ({ ...row, ...marks.get(row.request_id) }));
+  }
+
   function remembered(): Memory<Row> {
     if (memory !== null) return memory;
-    const [found] = tables.rows<{ hasRows: number; firstSettledAt: number | null }>(
-      `SELECT EXISTS (SELECT 1 FROM results) AS hasRows,
-         (SELECT min(settled_at) FROM results WHERE settled_at IS NOT NULL) AS firstSettledAt`,
-    );
-    const read: Memory<Row> = {
-      open: new Map(),
-      settled: new Map(),
-      hasRows: found?.hasRows === 1,
-      firstSettledAt: found?.firstSettledAt ?? null,
-    };
-    if (read.hasRows) {
-      for (const row of tables.rows<Row>("SELECT * FROM results WHERE unfinished = 1")) keep(read, row);
-    }
-    memory = read;
-    return read;
+    const [found] = tables.rows<{ newest: number | null }>("SELECT max(seq) AS newest FROM results");
+    const newest = found?.newest ?? 0;
+    memory = { open: new Map(), settled: new Map(), newest, firstSettledAt: undefined };
+    if (newest > 0) for (const row of read(OPEN)) keep(memory, row);
+    return memory;
+  }
+
+  /** When the first of those that are settled was, in ms; null where none is. */
+  function firstSettledAt(): number | null {
+    const known = remembered();
+    if (known.firstSettledAt !== undefined) return known.firstSettledAt;
+    const [found] = tables.rows<{ first: number | null }>("SELECT min(settled_at) AS first FROM results");
+    known.firstSettledAt = found?.first ?? null;
+    return known.firstSettledAt;
   }
 
   /** Rows with the texts that are not held. */
@@ -104,15 +113,17 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
     return rows.map((row) => ({ ...row, text: texts.get(row.seq) ?? row.text }));
   }
 
-  /** Rows as they are now. */
-  function note(changed: readonly Row[]): void {
+  /** A row as it is now, and as it was before. */
+  function note(row: Row, before?: Row): void {
     if (memory === null) return;
-    for (const row of changed) {
-      memory.hasRows = true;
-      if (row.settled_at !== null)
-        memory.firstSettledAt = Math.min(memory.firstSettledAt ?? row.settled_at, row.settled_at);
-      keep(memory, row);
-    }
+    const { seq, settled_at: settledAt } = row;
+    memory.newest = Math.max(memory.newest, seq);
+    if (before != null && before.settled_at !== null) {
+      // It may have been the first.
+      if (settledAt !== before.settled_at) memory.firstSettledAt = undefined;
+    } else if (settledAt !== null && memory.firstSettledAt !== undefined)
+      memory.firstSettledAt = Math.min(memory.firstSettledAt ?? settledAt, settledAt);
+    keep(memory, row);
   }
 
   function some(isIt: (row: Row) => boolean): boolean {
@@ -126,76 +137,97 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
     return found.sort((a, b) => a.seq - b.seq);
   }
 
+  function write(fields: Partial<Row>, condition: string, ...bindings: SqlValue[]): boolean {
+    const columns = Object.keys(fields).map((column) => `${column} = ?`);
+    const values = Object.values(fields) as SqlValue[];
+    return tables.run(`UPDATE results SET ${columns.join(", ")} WHERE ${condition}`, ...values, ...bindings);
+  }
+
   return {
+    /** Everything is read again, what is still to be written of it excepted. */
     forget,
+    /** The table is gone. */
+    forgetTable(): void {
+      marks.clear();
+      forget();
+    },
+    read,
     whole,
 
-    /** Any statement; one that is no SELECT may have changed anything. */
-    rows<T extends Record<string, SqlValue>>(statement: string, ...bindings: SqlValue[]): T[] {
-      if (!statement.startsWith("SELECT")) forget();
-      return tables.rows<T>(statement, ...bindings);
+    /** A statement that may change anything. */
+    run(statement: string, ...bindings: SqlValue[]): void {
+      forget();
+      tables.run(statement, ...bindings);
     },
 
     /**
-     * An INSERT of what the table does not hold yet, which is `row` but for its `seq`. Returns the row; undefined where one
-     * stands in its place. Nothing else is read back, as with `set`.
+     * Inserts a row behind all others; of its columns the table has `defaults` by itself. Returns it; undefined where one
+     * of its id stands.
      */
-    insert(statement: string, bindings: readonly SqlValue[], row: Omit<Row, "seq">): Row | undefined {
-      const [made] = tables.rows<{ seq: number }>(`${statement} RETURNING seq`, ...bindings);
-      if (made === undefined) return undefined;
-      const inserted = { ...row, seq: made.seq } as Row;
-      note([inserted]);
-      return inserted;
-    },
-
-    /** An UPDATE that leaves the time at which a settled row was settled. Returns the rows as they are now. */
-    change(statement: string, ...bindings: SqlValue[]): Row[] {
-      const changed = tables.rows<Row>(`${statement} RETURNING *`, ...bindings);
-      note(changed);
-      return changed;
+    insert<Given extends keyof Row>(
+      given: Pick<Row, Given>,
+      defaults: Omit<Row, Given | "seq">,
+    ): Row | undefined {
+      const numbered = { ...given, seq: remembered().newest + 1 };
+      const columns = Object.keys(numbered);
+      const places = columns.map(() => "?").join(", ");
+      const isNew = tables.run(
+        `INSERT OR IGNORE INTO results (${columns.join(", ")}) VALUES (${places})`,
+        ...(Object.values(numbered) as SqlValue[]),
+      );
+      if (!isNew) return undefined;
+      const row = { ...defaults, ...numbered } as unknown as Row;
+      marks.delete(row.request_id);
+      note(row);
+      return row;
     },
 
     /**
-     * Sets columns of a row that was found, if `condition` holds where there is one; of a settled row not the time at which
-     * it was settled. Where nothing is left to do it is finished. Returns whether it was done. Nothing is read back: a row
-     * has more columns than a step changes.
+     * Sets columns of a row that was found whole, if `condition` holds where there is one. Returns whether it was done.
+     * Nothing is read back: a row has more columns than a step changes.
      */
     set(row: Row, fields: Partial<Row>, condition?: string): boolean {
-      const next = { ...row, ...fields };
-      const finishes = row.unfinished === 1 && !isOpen(next);
-      if (finishes) next.unfinished = 0;
-      const columns = Object.keys(fields).map((column) => `${column} = ?`);
-      if (finishes) columns.push("unfinished = 0");
-      const where = condition === undefined ? "" : ` AND ${condition} RETURNING seq`;
-      const done = tables.rows(
-        `UPDATE results SET ${columns.join(", ")} WHERE seq = ?${where}`,
-        ...(Object.values(fields) as SqlValue[]),
-        row.seq,
-      );
-      if (condition !== undefined && done.length === 0) return false;
-      note([next]);
+      const { request_id: requestId } = row;
+      const marked = marks.get(requestId);
+      const all = marked === undefined ? fields : { ...marked, ...fields };
+      const where = condition === undefined ? "seq = ?" : `seq = ? AND ${condition}`;
+      if (!write(all, where, row.seq)) return false;
+      if (marked !== undefined) marks.delete(requestId);
+      note({ ...row, ...all }, row);
       return true;
+    },
+
+    /** The same, written with the next step of the row, or by `writeMarks`. Who dies before has not noted it. */
+    mark(row: Row, fields: Partial<Row>): void {
+      marks.set(row.request_id, { ...marks.get(row.request_id), ...fields });
+      note({ ...row, ...fields }, row);
+    },
+
+    /** Writes what no step has taken with it. */
+    writeMarks(): void {
+      for (const [requestId, fields] of marks) write(fields, "request_id = ?", requestId);
+      marks.clear();
     },
 
     /** Does the work all or nothing. */
     transaction<T>(work: () => T): T {
+      const before = new Map(marks);
       try {
         return tables.transaction(work);
       } catch (error) {
+        marks = before;
         forget();
         throw error;
       }
     },
 
-    hasRows: (): boolean => remembered().hasRows,
-    /** When the first of those that are settled was, in ms; null where none is. */
-    firstSettledAt: (): number | null => remembered().firstSettledAt,
+    hasRows: (): boolean => remembered().newest > 0,
+    firstSettledAt,
 
     find(requestId: string): Row | undefined {
       const { open, settled } = remembered();
       const held = open.get(requestId) ?? settled.get(requestId);
-      if (held !== undefined) return whole([held])[0];
-      return tables.rows<Row>("SELECT * FROM results WHERE request_id = ?", requestId)[0];
+      return held === undefined ? read("request_id = ?", requestId)[0] : whole([held])[0];
     },
 
     /** Those that are not settled, oldest first; a long text may be missing. */

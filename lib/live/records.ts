@@ -154,14 +154,14 @@ export function createRecords(options: RecordsOptions) {
     const text = JSON.stringify(book);
     if (text === (written ?? BLANK)) return;
     written = text;
-    sql.rows("INSERT OR REPLACE INTO book VALUES (1, ?)", text);
+    sql.run("INSERT OR REPLACE INTO book VALUES (1, ?)", text);
   }
 
   /** Begins a new book. The old one is over: nothing that was known holds any more. */
   function beginAnew(): void {
     book = NEW_BOOK;
     written = null;
-    sql.rows("DELETE FROM book");
+    sql.run("DELETE FROM book");
   }
 
   function outbox(limit: number): { id: string; text: string }[] {
@@ -224,7 +224,7 @@ export function createRecords(options: RecordsOptions) {
       note() {
         for (const { id, requestId } of sent) {
           perhapsSent.delete(id);
-          if (requestId === undefined) sql.rows("DELETE FROM outbox WHERE id = ?", id);
+          if (requestId === undefined) sql.run("DELETE FROM outbox WHERE id = ?", id);
         }
         results.markInHistory(sent.flatMap(({ requestId }) => requestId ?? []));
       },
@@ -760,7 +760,7 @@ export function createRecords(options: RecordsOptions) {
       inTurn(async () => {
         requireStanding();
         mayHoldMessages = true;
-        sql.rows("INSERT OR IGNORE INTO outbox (id, text) VALUES (?, ?)", message.id, messageText(message));
+        sql.run("INSERT OR IGNORE INTO outbox (id, text) VALUES (?, ?)", message.id, messageText(message));
         // The caller's own request may have been done, and its answer lost.
         perhapsSent.add(message.id);
         // Nor is it known what Redis has, if it has been away.
@@ -770,7 +770,7 @@ export function createRecords(options: RecordsOptions) {
         } catch (error) {
           noteFailure("append", error);
           if (!isUnavailable(error)) {
-            sql.rows("DELETE FROM outbox WHERE id = ?", message.id);
+            sql.run("DELETE FROM outbox WHERE id = ?", message.id);
             throw error;
           }
         }
@@ -816,7 +816,7 @@ export function createRecords(options: RecordsOptions) {
       const wasKnown = book.known === 1 || book.creation !== null || book.hadSession === 1;
       sql.transaction(() => {
         current.clear();
-        sql.rows("DELETE FROM outbox");
+        sql.run("DELETE FROM outbox");
         note({ ...NEW_BOOK, deletedAt, deletionDue: 1, ticketsDue: taskIds });
         options.discarded(results.wipe(deletedAt));
       });
@@ -864,6 +864,7 @@ export function createRecords(options: RecordsOptions) {
         };
         void exchangeBehind("publish", failed).then(() => {
           isPublishing = false;
+          results.writeMarks();
           if (results.lacksLog()) options.unpublished();
         });
       });
@@ -888,6 +889,8 @@ export function createRecords(options: RecordsOptions) {
     /** Forgets what is over. Returns whether anything is left. */
     tidy(): boolean {
       current.tidy(now());
+      // What is being given to the log is written with that.
+      if (!isPublishing) results.writeMarks();
       const endsAt = bookEndsAt();
       if (endsAt !== null && endsAt <= now() && book.renewDueAt === null) beginAnew();
       return written !== null || current.diesAt() !== null || outbox(1).length > 0;

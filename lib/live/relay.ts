@@ -161,7 +161,7 @@ export function createRelay(options: RelayOptions) {
     return rows.flatMap(({ id, session: text, since }) => {
       const [socket, session] = [open.get(id), options.parseSession(text)];
       if (socket !== undefined && session !== null) return [{ id, socket, session, since }];
-      sql.rows("DELETE FROM lines WHERE id = ?", id);
+      sql.run("DELETE FROM lines WHERE id = ?", id);
       return [];
     });
   }
@@ -194,7 +194,7 @@ export function createRelay(options: RelayOptions) {
   function detach(line: Line): void {
     const wasNewest = line === newest();
     lines = lines.filter((other) => other !== line);
-    sql.rows("DELETE FROM lines WHERE id = ?", line.id);
+    sql.run("DELETE FROM lines WHERE id = ?", line.id);
     for (const push of pushes.values()) if (push.lineId === line.id) push.end({ outcome: "unconfirmed" });
     if (wasNewest) noteSpeaker();
   }
@@ -301,7 +301,7 @@ export function createRelay(options: RelayOptions) {
     const replaced = await records.attach(session, to, () => {
       if (!isOpen(socket)) return;
       const since = now();
-      sql.rows("INSERT INTO lines (id, session, since) VALUES (?, ?, ?)", id, stringifyJson(session), since);
+      sql.run("INSERT INTO lines (id, session, since) VALUES (?, ?, ?)", id, stringifyJson(session), since);
       lines.push({ id, socket, session, since });
       noteSpeaker();
       const expiresAt = new Date(sessionDeadline(session) ?? 0).toISOString();

@@ -8,7 +8,7 @@
  * | `waiting` | nobody has been told | `say`; `expire`; a newer result of its topic; the cap of 200; `acknowledge`; `cancel` |
  * | `saying` | a frame may be on its way | `conclude`: delivered, or nothing was sent → where it was; else, or by `recover` after a restart → `unconfirmed` |
  * | `unconfirmed` | it may have been heard | `say`, once more, in another agent conversation; `acknowledge`; `expire` |
- * | `delivered`, `expired`, `superseded`, `dropped`, `cancelled` | settled | forgotten 48 h later |
+ * | `delivered`, `expired`, `superseded`, `dropped`, `cancelled` | settled | forgotten 48 h later, within an hour |
  *
  * What is being said or `unconfirmed` also goes back where it was before by `disprove`. An operator may have anything
  * that is not being said said `again`: it waits as if it were new.
@@ -20,7 +20,7 @@ import { lastOf } from "../last-of.ts";
 import { earlier, earliest } from "../patience.ts";
 import type { ChannelName, Proof, PushOutcome } from "../push/channel.ts";
 import type { Delivery, Result } from "../result.ts";
-import { type Sql, type SqlValue, tablesOf } from "../sql.ts";
+import { type Sql, tablesOf } from "../sql.ts";
 import type { TtlSeconds } from "../storage/storage.ts";
 import { type AgentConversation, isSame } from "./agent-conversation.ts";
 import { createHeldRows } from "./held-rows.ts";
@@ -52,6 +52,8 @@ export const FAILED: readonly ResultStatus[] = ["unconfirmed", "expired", "dropp
 export const MAX_WAITING = 200;
 /** How long a settled result is known, so that a retry of its sender is a duplicate. */
 export const SETTLED_MS = 48 * 3600 * 1000;
+/** What is to be forgotten within this time, in ms, is forgotten together, because all rows are looked through for it. */
+export const FORGOTTEN_TOGETHER_MS = 3600 * 1000;
 /** The pauses before a result that the live session did not take is tried there again; the last one repeats. */
 export const RETRY_MS = [60_000, 300_000, 1_800_000] as const;
 /** A sender was told `pending`, and then the object died: by then somebody looks after the result. */
@@ -115,6 +117,7 @@ type Row = {
   request_id: string;
   text: string | null;
   delivery: Delivery;
+  topic: string | null;
   status: ResultStatus;
   reason: WaitingReason | null;
   attempts: string;
@@ -131,22 +134,16 @@ type Row = {
   waits_since: number | null;
   logged: string | null;
   in_history: number;
-  unfinished: number;
   deliver_by: number | null;
 };
 
 const GIVEN_UP = "INTEGER NOT NULL DEFAULT 0";
 const AGAIN = "INTEGER NOT NULL DEFAULT 0";
-const UNFINISHED = "INTEGER NOT NULL DEFAULT 1";
-/**
- * What is `unfinished` stays in the one index of it from its arrival until there is nothing more to do: an index by
- * status, or one for each thing that is lacking, would be written with every step of a row, and is billed as a row.
- */
+/** The text is the last column, so that a look at the others need not pass it. */
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS results (
     seq INTEGER PRIMARY KEY,
     request_id TEXT NOT NULL UNIQUE,
-    text TEXT,
     delivery TEXT NOT NULL,
     topic TEXT,
     deliver_by INTEGER,
@@ -166,12 +163,10 @@ const SCHEMA = `
     again ${AGAIN},
     waits_since INTEGER,
     logged TEXT,
-    unfinished ${UNFINISHED}
-  );
-  CREATE INDEX IF NOT EXISTS results_unfinished ON results (seq) WHERE unfinished = 1;
-  CREATE INDEX IF NOT EXISTS results_settled ON results (settled_at) WHERE settled_at IS NOT NULL;`;
+    text TEXT
+  );`;
 
-/** What a row is when it comes in, but for what comes with it: the defaults of the schema. */
+/** What a row is when it comes in, but for what comes with it. */
 const NEW_ROW = {
   reason: null,
   attempts: "[]",
@@ -186,10 +181,14 @@ const NEW_ROW = {
   waits_since: null,
   logged: null,
   in_history: 0,
-  unfinished: 1,
 } satisfies Partial<Row>;
 
-const RETIRED_INDEXES = ["results_unsettled", "results_not_in_history"];
+const RETIRED_INDEXES = [
+  "results_unsettled",
+  "results_not_in_history",
+  "results_unfinished",
+  "results_settled",
+];
 
 /** What is known of the whole table. Times in ms, null where there is no such row. */
 type Overview = {
@@ -201,16 +200,15 @@ type Overview = {
   retryAt: number | null;
 };
 
-/** Rows that may still be said. */
-const OPEN = "unfinished = 1 AND settled_at IS NULL AND status IN ('waiting', 'unconfirmed')";
+/** Whether a row may still be said; the same in both languages. */
 const isOpen = ({ settled_at, status }: Row) =>
   settled_at === null && (status === "waiting" || status === "unconfirmed");
+const OPEN = "settled_at IS NULL AND status IN ('waiting', 'unconfirmed')";
 
 const isTold = ({ settled_at, told_to, saying_to }: Row) =>
   settled_at === null && (told_to !== null || saying_to !== null);
 
 /** Since when a row waits. */
-const WAITS_SINCE = "coalesce(waits_since, received_at)";
 const waitsSince = ({ waits_since, received_at }: Row) => waits_since ?? received_at;
 
 export type Results = ReturnType<typeof createResults>;
@@ -222,17 +220,10 @@ export type ResultsOptions = {
 };
 
 export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
-  const later = {
-    given_up: GIVEN_UP,
-    again: AGAIN,
-    waits_since: "INTEGER",
-    logged: "TEXT",
-    unfinished: UNFINISHED,
-  };
+  const later = { given_up: GIVEN_UP, again: AGAIN, waits_since: "INTEGER", logged: "TEXT" };
   const tables = tablesOf(database, "results", SCHEMA, later, RETIRED_INDEXES);
   const held = createHeldRows<Row>(tables);
-  const { change, find, rows: sqlRows, transaction } = held;
-  const sql: Sql = { ...tables, rows: sqlRows, transaction };
+  const { find } = held;
   /** A row is read with every step of its result, and never changed. */
   const read = lastOf(readingOf);
   const waitsMs = ttlSeconds === null ? null : ttlSeconds * 1000;
@@ -243,7 +234,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
   function overview(): Overview {
     const settledAt = held.firstSettledAt();
     const found: Overview = {
-      forgottenAt: settledAt === null ? null : settledAt + SETTLED_MS,
+      forgottenAt: settledAt === null ? null : settledAt + SETTLED_MS + FORGOTTEN_TOGETHER_MS,
       lateAt: null,
       overAt: null,
       abandonedAt: null,
@@ -265,24 +256,15 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     return count;
   }
 
-  function rows(condition: string, ...bindings: SqlValue[]): Row[] {
-    return sql.rows<Row>(`SELECT * FROM results WHERE ${condition}`, ...bindings);
-  }
-
   /** Work that changes each of these results by one statement: all of them or none. */
-  function eachOf(requestIds: readonly string[], work: (requestId: string) => boolean): string[] {
-    const isAlone = requestIds.length <= 1;
-    return isAlone ? requestIds.filter(work) : sql.transaction(() => requestIds.filter(work));
+  function eachOf<T>(these: readonly T[], work: (one: T) => boolean): T[] {
+    return these.length <= 1 ? these.filter(work) : held.transaction(() => these.filter(work));
   }
 
   /** Settles rows without having said them. Returns their ids. */
-  function settle(status: ResultStatus, now: number, condition: string, ...bindings: SqlValue[]): string[] {
-    return change(
-      `UPDATE results SET status = ?, settled_at = ?, retry_at = NULL WHERE ${condition}`,
-      status,
-      now,
-      ...bindings,
-    ).map(({ request_id }) => request_id);
+  function settle(status: ResultStatus, now: number, rows: readonly Row[]): string[] {
+    const fields = { status, settled_at: now, retry_at: null } as const;
+    return eachOf(held.whole(rows), (row) => held.set(row, fields)).map(({ request_id }) => request_id);
   }
 
   function lastAttemptIs(row: Row, change: Partial<Attempt>): string {
@@ -294,15 +276,17 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
   /** It may have been heard where it was being said. */
   function markUnconfirmed(row: Row, attempts: string, now: number): void {
     const isGivenUp = row.tellings + 1 > 1;
-    change(
-      `UPDATE results SET status = 'unconfirmed', reason = 'unconfirmed', attempts = ?, tellings = tellings + 1,
-         told_to = saying_to, saying_to = NULL, retry_at = NULL, settled_at = ?, given_up = given_up + ?
-       WHERE seq = ?`,
+    held.set(row, {
+      status: "unconfirmed",
+      reason: "unconfirmed",
       attempts,
-      isGivenUp ? now : null,
-      isGivenUp ? 1 : 0,
-      row.seq,
-    );
+      tellings: row.tellings + 1,
+      told_to: row.saying_to,
+      saying_to: null,
+      retry_at: null,
+      settled_at: isGivenUp ? now : null,
+      given_up: row.given_up + (isGivenUp ? 1 : 0),
+    });
   }
 
   const results = {
@@ -312,7 +296,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     exist: tables.exist,
     forgetTables(): void {
       tables.forget();
-      held.forget();
+      held.forgetTable();
     },
 
     isEmpty: () => !held.hasRows(),
@@ -334,40 +318,26 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
       const isLate = deliverBy !== null && deliverBy <= now;
       const settledAs: ResultStatus | null = isCancelled ? "cancelled" : isLate ? "expired" : null;
       const take = (): Insertion => {
-        const status = settledAs ?? "waiting";
-        const settledAt = settledAs === null ? null : now;
-        const row = held.insert(
-          `INSERT OR IGNORE INTO results
-             (request_id, text, delivery, topic, deliver_by, status, received_at, settled_at)
-           VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-          [requestId, text, delivery, topic, deliverBy, status, now, settledAt],
-          {
-            ...NEW_ROW,
-            request_id: requestId,
-            text,
-            delivery,
-            deliver_by: deliverBy,
-            status,
-            received_at: now,
-            settled_at: settledAt,
-          },
-        );
+        const given = {
+          request_id: requestId,
+          delivery,
+          topic,
+          deliver_by: deliverBy,
+          status: settledAs ?? ("waiting" as const),
+          received_at: now,
+          settled_at: settledAs === null ? null : now,
+          text,
+        };
+        const row = held.insert(given, NEW_ROW);
         if (row === undefined) return known();
+        const isBefore = (other: Row) => isOpen(other) && other.topic === topic && other.seq !== row.seq;
         const superseded =
-          topic === null || settledAs !== null
-            ? []
-            : settle("superseded", now, `${OPEN} AND topic = ? AND seq <> ?`, topic, row.seq);
+          topic === null || settledAs !== null ? [] : settle("superseded", now, held.those(isBefore));
         return { kind: "new", row: read(row), superseded, dropped: hasRoom() ? [] : dropOldest() };
       };
       const hasRoom = () => countOf("waiting") <= MAX_WAITING;
       const dropOldest = () =>
-        settle(
-          "dropped",
-          now,
-          `seq IN (SELECT seq FROM results WHERE unfinished = 1 AND settled_at IS NULL AND status = 'waiting'
-                   ORDER BY seq DESC LIMIT -1 OFFSET ?)`,
-          MAX_WAITING,
-        );
+        settle("dropped", now, held.those(({ status }) => status === "waiting").slice(0, -MAX_WAITING));
       const known = (): Insertion => {
         const row = find(requestId);
         if (row === undefined) throw new TypeError("a row that stands is not there");
@@ -376,22 +346,23 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
       };
       // Where nothing can go with it, one statement is a transaction of its own.
       const isAlone = topic === null && countOf("waiting") < MAX_WAITING;
-      return isAlone ? take() : sql.transaction(take);
+      return isAlone ? take() : held.transaction(take);
     },
 
     /** Settles what must not be said any more, and forgets what was settled long ago. Returns the ids of the former. */
     expire(now: number): string[] {
       const { forgottenAt, lateAt, overAt } = overview();
-      if (![forgottenAt, lateAt, overAt].some((at) => at !== null && at <= now)) return [];
-      return sql.transaction(() => {
+      const isDue = (at: number | null) => at !== null && at <= now;
+      if (![forgottenAt, lateAt, overAt].some(isDue)) return [];
+      return held.transaction(() => {
+        const isOver = (row: Row) =>
+          isDue(row.deliver_by) || isDue(waitsMs === null ? null : waitsSince(row) + waitsMs);
         const expired = settle(
           "expired",
           now,
-          `${OPEN} AND (deliver_by <= ? OR ${WAITS_SINCE} <= ?)`,
-          now,
-          waitsMs === null ? 0 : now - waitsMs,
+          held.those((row) => isOpen(row) && isOver(row)),
         );
-        sql.rows("DELETE FROM results WHERE settled_at <= ?", now - SETTLED_MS);
+        if (isDue(forgottenAt)) held.run("DELETE FROM results WHERE settled_at <= ?", now - SETTLED_MS);
         return expired;
       });
     },
@@ -404,8 +375,9 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
       const open = held.whole(openRows()).map(read);
       const [sayable, toldHere] = [open.filter(isNew), open.filter((row) => !isNew(row))];
       // There is nothing to try again where it was told already.
-      for (const { seq, retryAt } of toldHere) {
-        if (retryAt !== null) change("UPDATE results SET retry_at = NULL WHERE seq = ?", seq);
+      for (const { requestId, retryAt } of toldHere) {
+        const row = retryAt === null ? undefined : find(requestId);
+        if (row !== undefined) held.set(row, { retry_at: null });
       }
       const callsForIt = ({ reason, retryAt, failedFor }: ResultRow) =>
         reason === null || failedFor !== to.registrationId || (retryAt !== null && retryAt <= now);
@@ -455,16 +427,15 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
           const pause = RETRY_MS[Math.min(row.failures, RETRY_MS.length - 1)] ?? 0;
           // Whoever is there next is told; there is nothing to try again where the conversation is over.
           const isOver = outcome === "ended";
-          change(
-            `UPDATE results SET status = ?, reason = ?, attempts = ?, saying_to = NULL, failed_for = ?,
-               failures = failures + 1, retry_at = ? WHERE seq = ?`,
-            row.tellings > 0 ? "unconfirmed" : "waiting",
-            isOver ? "session_expired" : "push_failed",
+          held.set(row, {
+            status: row.tellings > 0 ? "unconfirmed" : "waiting",
+            reason: isOver ? "session_expired" : "push_failed",
             attempts,
-            registrationId,
-            isOver ? null : now + pause,
-            row.seq,
-          );
+            saying_to: null,
+            failed_for: registrationId,
+            failures: row.failures + 1,
+            retry_at: isOver ? null : now + pause,
+          });
         }
         return true;
       });
@@ -479,14 +450,17 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
       reason: WaitingReason,
       { failedFor = null, retryAt = null }: { failedFor?: string | null; retryAt?: number | null } = {},
     ): void {
-      const statement = `UPDATE results SET reason = ?, failed_for = ?, retry_at = ? WHERE request_id = ? AND ${OPEN}`;
-      eachOf(requestIds, (requestId) => change(statement, reason, failedFor, retryAt, requestId).length > 0);
+      eachOf(requestIds, (requestId) => {
+        const row = find(requestId);
+        if (row === undefined || !isOpen(row)) return false;
+        return held.set(row, { reason, failed_for: failedFor, retry_at: retryAt });
+      });
     },
 
     /** A registration is to be tried again with what it did not take, or could not be told. */
     forgive(registrationId: string): void {
-      if (openRows().some(({ failed_for }) => failed_for === registrationId))
-        change(`UPDATE results SET failed_for = NULL WHERE failed_for = ? AND ${OPEN}`, registrationId);
+      const forgiven = openRows().filter(({ failed_for }) => failed_for === registrationId);
+      eachOf(held.whole(forgiven), (row) => held.set(row, { failed_for: null }));
     },
 
     /** Who heard them says so, early or late. Returns the ids that this settled. */
@@ -496,20 +470,15 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
         const isStanding =
           row?.status === "waiting" || row?.status === "saying" || row?.status === "unconfirmed";
         if (row === undefined || !isStanding) return false;
-        // One that had been given up is settled anew.
-        const isAnew = row.settled_at !== null;
-        change(
-          `UPDATE results SET status = 'delivered', attempts = ?, retry_at = NULL, settled_at = ?
-             ${isAnew ? ", unfinished = 1" : ""} WHERE seq = ?`,
-          // It is the last telling that was heard, unless nobody was reached by it.
-          ["pending", "unconfirmed"].includes(read(row).attempts.at(-1)?.outcome ?? "")
-            ? lastAttemptIs(row, { outcome: "delivered", proof: "heard" })
-            : row.attempts,
-          now,
-          row.seq,
-        );
-        // It may have been the first that is forgotten.
-        if (isAnew) held.forget();
+        // It is the last telling that was heard, unless nobody was reached by it.
+        const wasOpen = ["pending", "unconfirmed"].includes(read(row).attempts.at(-1)?.outcome ?? "");
+        held.set(row, {
+          status: "delivered",
+          attempts: wasOpen ? lastAttemptIs(row, { outcome: "delivered", proof: "heard" }) : row.attempts,
+          retry_at: null,
+          // One that had been given up is settled anew.
+          settled_at: now,
+        });
         return true;
       });
     },
@@ -523,34 +492,34 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
       outcome: "refused" | "unreachable",
       { failedFor = null, retryAt = null }: { failedFor?: string | null; retryAt?: number | null } = {},
     ): string[] {
-      return sql.transaction(() =>
-        rows("status = 'saying' OR (status = 'unconfirmed' AND text IS NOT NULL)")
-          .filter((row) => isIt(read(row)))
-          .map((row) => {
-            const tellings = row.status === "saying" ? row.tellings : row.tellings - 1;
-            sql.rows(
-              `UPDATE results SET status = ?, reason = 'push_failed', attempts = ?, tellings = ?, told_to = ?,
-                 saying_to = NULL, failed_for = ?, retry_at = ?, settled_at = NULL, unfinished = 1 WHERE seq = ?`,
-              tellings > 0 ? "unconfirmed" : "waiting",
-              lastAttemptIs(row, { outcome }),
-              tellings,
-              // Of two tellings, the first was to an agent conversation that is over.
-              row.status === "saying" ? row.told_to : null,
-              failedFor,
-              retryAt,
-              row.seq,
-            );
-            return row.request_id;
-          }),
-      );
+      return held.transaction(() => {
+        const told = held.read("status = 'saying' OR (status = 'unconfirmed' AND text IS NOT NULL)");
+        const wrong = told.filter((row) => isIt(read(row)));
+        for (const row of wrong) {
+          const tellings = row.status === "saying" ? row.tellings : row.tellings - 1;
+          held.set(row, {
+            status: tellings > 0 ? "unconfirmed" : "waiting",
+            reason: "push_failed",
+            attempts: lastAttemptIs(row, { outcome }),
+            tellings,
+            // Of two tellings, the first was to an agent conversation that is over.
+            told_to: row.status === "saying" ? row.told_to : null,
+            saying_to: null,
+            failed_for: failedFor,
+            retry_at: retryAt,
+            settled_at: null,
+          });
+        }
+        return wrong.map(({ request_id }) => request_id);
+      });
     },
 
     /** After a restart: a frame that was on its way may have been heard. Returns the ids. */
     recover(now: number): string[] {
       const saying = held.unsettled().filter(({ status }) => status === "saying");
       if (saying.length === 0) return [];
-      return sql.transaction(() =>
-        saying.map((row) => {
+      return held.transaction(() =>
+        held.whole(saying).map((row) => {
           markUnconfirmed(row, lastAttemptIs(row, { outcome: "unconfirmed" }), now);
           return row.request_id;
         }),
@@ -563,18 +532,18 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     /** An agent conversation has become known by its id: what was told there, or is being told, was told to that id. */
     identify(to: AgentConversation): void {
       if (to.agentSessionId === null) return;
-      const told = held.those(isTold);
-      if (told.length === 0) return;
-      sql.transaction(() => {
-        for (const column of ["told_to", "saying_to"] as const) {
-          for (const row of told) {
-            const known = JSON.parse(row[column] ?? "null") as AgentConversation | null;
-            if (known !== null && known.agentSessionId === null && isSame(known, to)) {
-              change(`UPDATE results SET ${column} = ? WHERE seq = ?`, JSON.stringify(to), row.seq);
-            }
-          }
-        }
-      });
+      const isHere = (text: string | null) => {
+        const known = JSON.parse(text ?? "null") as AgentConversation | null;
+        return known !== null && known.agentSessionId === null && isSame(known, to);
+      };
+      const told = held.those((row) => isTold(row) && (isHere(row.told_to) || isHere(row.saying_to)));
+      const text = JSON.stringify(to);
+      eachOf(held.whole(told), (row) =>
+        held.set(row, {
+          ...(isHere(row.told_to) ? { told_to: text } : {}),
+          ...(isHere(row.saying_to) ? { saying_to: text } : {}),
+        }),
+      );
     },
 
     /** Results that nobody has looked at yet, or was told why they wait. */
@@ -591,12 +560,15 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
 
     lacksHistory: (): boolean => held.lacksHistory(),
 
+    /** It is written with the next step of each, or by `writeMarks`; whoever dies before gives them again. */
     markInHistory(requestIds: readonly string[]): void {
-      eachOf(requestIds, (requestId) => {
+      for (const requestId of requestIds) {
         const row = find(requestId);
-        return row !== undefined && held.set(row, { in_history: 1 });
-      });
+        if (row !== undefined) held.mark(row, { in_history: 1 });
+      }
     },
+
+    writeMarks: held.writeMarks,
 
     /** What is not settled: the newest `limit`, newest first, and how many there are of each status. */
     open(limit: number): OpenResults {
@@ -609,12 +581,14 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
 
     /** Newest first; `before` is a `seq`. */
     list: ({ status, limit, before }: ResultQuery): ResultRow[] =>
-      rows(
-        "(?1 IS NULL OR status = ?1) AND (?2 IS NULL OR seq < ?2) ORDER BY seq DESC LIMIT ?3",
-        status ?? null,
-        before ?? null,
-        limit,
-      ).map(read),
+      held
+        .read(
+          "(?1 IS NULL OR status = ?1) AND (?2 IS NULL OR seq < ?2) ORDER BY seq DESC LIMIT ?3",
+          status ?? null,
+          before ?? null,
+          limit,
+        )
+        .map(read),
 
     /**
      * Results are to be said again, whatever became of them, unless they are being said. `onlyFailed`: only those that
@@ -627,7 +601,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
       now: number,
       settledAt?: readonly number[],
     ): string[] {
-      return sql.transaction(() => {
+      return held.transaction(() => {
         let waiting = countOf("waiting");
         return requestIds.filter((requestId, i) => {
           const row = find(requestId);
@@ -638,14 +612,20 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
           if (!waits && waiting >= MAX_WAITING) return false;
           if (!waits) waiting += 1;
           const mayHaveHeard = row.status === "delivered" || row.tellings > 0;
-          sql.rows(
-            `UPDATE results SET status = 'waiting', reason = NULL, tellings = ?, told_to = NULL, failed_for = NULL,
-               failures = 0, retry_at = NULL, deliver_by = NULL, settled_at = NULL, given_up = 0,
-               again = again + 1, waits_since = ?, unfinished = 1 WHERE seq = ?`,
-            mayHaveHeard ? 1 : 0,
-            now,
-            row.seq,
-          );
+          held.set(row, {
+            status: "waiting",
+            reason: null,
+            tellings: mayHaveHeard ? 1 : 0,
+            told_to: null,
+            failed_for: null,
+            failures: 0,
+            retry_at: null,
+            deliver_by: null,
+            settled_at: null,
+            given_up: 0,
+            again: row.again + 1,
+            waits_since: now,
+          });
           return true;
         });
       });
@@ -669,17 +649,19 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     },
 
     /** Nobody wants to hear it any more. Returns whether it waited. */
-    cancel: (requestId: string, now: number): boolean =>
-      settle("cancelled", now, `request_id = ? AND ${OPEN}`, requestId).length > 0,
+    cancel(requestId: string, now: number): boolean {
+      const row = find(requestId);
+      return row !== undefined && isOpen(row) && settle("cancelled", now, [row]).length > 0;
+    },
 
     /**
      * The conversation was deleted: nothing is said any more, and what was said is not kept. Returns the ids of those
      * that this settled.
      */
     wipe: (now: number): string[] =>
-      sql.transaction(() => {
-        const dropped = settle("dropped", now, "settled_at IS NULL");
-        sql.rows("UPDATE results SET text = NULL, topic = NULL, in_history = 1");
+      held.transaction(() => {
+        const dropped = settle("dropped", now, held.unsettled());
+        held.run("UPDATE results SET text = NULL, topic = NULL, in_history = 1");
         return dropped;
       }),
 

@@ -80,8 +80,8 @@ export function createKeeper({ primary, sql: database, now, keepsCopies }: Keepe
   function write(key: string, text: string | null, expiresAt: number | null, kept: Kept | null): void {
     const isWorthARow = kept !== null || (keepsCopies && text !== null);
     if (isWorthARow)
-      sql.rows("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", key, text, expiresAt, kept);
-    else sql.rows("DELETE FROM records WHERE key = ?", key);
+      sql.run("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", key, text, expiresAt, kept);
+    else sql.run("DELETE FROM records WHERE key = ?", key);
   }
 
   function keptRows(): Row[] {
@@ -273,7 +273,7 @@ export function createKeeper({ primary, sql: database, now, keepsCopies }: Keepe
 
     tidy() {
       // What is kept stays, even if its time is over: in Redis something older may still stand.
-      sql.rows("DELETE FROM records WHERE expires_at <= ? AND kept IS NULL", now());
+      sql.run("DELETE FROM records WHERE expires_at <= ? AND kept IS NULL", now());
       const [state] = sql.rows<{ kept: number; rows: number; earliest: number | null }>(
         `SELECT count(kept) AS kept, count(*) AS rows, min(expires_at) FILTER (WHERE kept IS NULL) AS earliest
          FROM records`,

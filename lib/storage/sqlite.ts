@@ -69,16 +69,16 @@ export function createSqliteKeys(database: Sql, name = "sqlite") {
 
   /** Writes the row of a key; the entries of a list or index that stood there go, be it living or expired. */
   function put(key: string, kind: Kind, value: string | null, expiresAt: number | null): void {
-    sql.rows("DELETE FROM keys WHERE key = ? AND kind <> 'string'", key);
-    sql.rows("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?)", key, kind, value, expiresAt);
+    sql.run("DELETE FROM keys WHERE key = ? AND kind <> 'string'", key);
+    sql.run("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?)", key, kind, value, expiresAt);
   }
 
   function touch(key: string, ttlSeconds: TtlSeconds, now: number): void {
-    sql.rows("UPDATE keys SET expires_at = ? WHERE key = ?", expiryAt(now, ttlSeconds), key);
+    sql.run("UPDATE keys SET expires_at = ? WHERE key = ?", expiryAt(now, ttlSeconds), key);
   }
 
   function remove(key: string): void {
-    sql.rows("DELETE FROM keys WHERE key = ?", key);
+    sql.run("DELETE FROM keys WHERE key = ?", key);
   }
 
   function lengthOf(key: string): number {
@@ -116,7 +116,7 @@ export function createSqliteKeys(database: Sql, name = "sqlite") {
       case "append": {
         if (!find(key, now, "commit", "list")) put(key, "list", null, null);
         touch(key, write.ttlSeconds, now);
-        sql.rows(
+        sql.run(
           "INSERT INTO items SELECT ?1, coalesce(max(seq), 0) + 1, ?2 FROM items WHERE key = ?1",
           key,
           write.value,
@@ -138,7 +138,7 @@ export function createSqliteKeys(database: Sql, name = "sqlite") {
       }
       case "index":
         if (!find(key, now, "commit", "index")) put(key, "index", null, null);
-        sql.rows(
+        sql.run(
           "INSERT INTO scores VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET score = excluded.score",
           key,
           write.member,
@@ -154,7 +154,7 @@ export function createSqliteKeys(database: Sql, name = "sqlite") {
         const standing = find(key, now, "commit", "log");
         if (standing === undefined) put(key, "log", "0", null);
         // Behind every other, also where the clock has gone back.
-        sql.rows(
+        sql.run(
           "INSERT INTO items SELECT ?1, max(coalesce(max(seq), 0) + 1, ?2), ?3 FROM items WHERE key = ?1",
           key,
           Math.floor(now) * A_MILLISECOND,
@@ -163,7 +163,7 @@ export function createSqliteKeys(database: Sql, name = "sqlite") {
         const length = Number(standing?.value ?? 0) + 1;
         const surplus = length > write.maxLength + TRIMMED_TOGETHER ? length - write.maxLength : 0;
         if (surplus > 0) dropOldest(key, surplus);
-        sql.rows("UPDATE keys SET value = ? WHERE key = ?", String(length - surplus), key);
+        sql.run("UPDATE keys SET value = ? WHERE key = ?", String(length - surplus), key);
         return null;
       }
     }
@@ -173,7 +173,7 @@ export function createSqliteKeys(database: Sql, name = "sqlite") {
   function dropScores(key: string, now: number, condition: string, operand: string | number): number {
     if (!find(key, now, "commit", "index")) return 0;
     const dropped = sql.rows(`DELETE FROM scores WHERE key = ? AND ${condition} RETURNING 1`, key, operand);
-    sql.rows("DELETE FROM keys WHERE key = ?1 AND NOT EXISTS (SELECT 1 FROM scores WHERE key = ?1)", key);
+    sql.run("DELETE FROM keys WHERE key = ?1 AND NOT EXISTS (SELECT 1 FROM scores WHERE key = ?1)", key);
     return dropped.length;
   }
 
@@ -183,7 +183,7 @@ export function createSqliteKeys(database: Sql, name = "sqlite") {
   }
 
   function dropOldest(key: string, count: number): void {
-    sql.rows(
+    sql.run(
       "DELETE FROM items WHERE key = ?1 AND seq IN (SELECT seq FROM items WHERE key = ?1 ORDER BY seq LIMIT ?2)",
       key,
       count,
@@ -283,7 +283,7 @@ export function createSqliteKeys(database: Sql, name = "sqlite") {
       }),
 
     deleteExpired(now: number): void {
-      sql.rows("DELETE FROM keys WHERE expires_at <= ?", now);
+      sql.run("DELETE FROM keys WHERE expires_at <= ?", now);
     },
 
     /** When the next key expires (ms), null where none does; undefined where there are no keys at all. */

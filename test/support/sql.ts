@@ -1,4 +1,4 @@
-/** SQLite in the memory of this process, as our own code uses it: `node:sqlite` behind the same three methods. */
+/** SQLite in the memory of this process, as our own code uses it: `node:sqlite` behind the same four methods. */
 import { DatabaseSync } from "node:sqlite";
 import type { Sql, SqlValue } from "../../lib/sql.ts";
 
@@ -12,6 +12,8 @@ export function memorySql(): Sql & { close(): void } {
         .prepare(statement)
         .all(...bindings)
         .map((row) => ({ ...row })) as T[],
+
+    run: (statement, ...bindings) => database.prepare(statement).run(...bindings).changes > 0,
 
     script: (statements) => database.exec(statements),
 

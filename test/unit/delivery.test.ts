@@ -402,13 +402,14 @@ describe("what a callback asks for", () => {
     expect(c.pushed).toHaveLength(1);
   });
 
-  test("a settled result is known for 48 hours", async () => {
+  test("a settled result is known for 48 hours, and forgotten within the next", async () => {
     const c = conversation();
     await c.register();
     await c.callback("r1");
-    await c.clock.advance(48 * 3600 * 1000 - 1);
+    await c.clock.advance(48 * 3600 * 1000);
+    await c.alarm();
     expect(await c.callback("r1")).toMatchObject({ kind: "duplicate" });
-    await c.clock.advance(1);
+    await c.clock.advance(3600 * 1000);
     await c.alarm();
     expect(await c.callback("r1")).toMatchObject({ kind: "queued" });
   });
@@ -465,6 +466,20 @@ describe("an object that dies", () => {
     c.hooks.beforeCommit = async () => {};
     c.restart();
     expect(await c.callback("r1")).toMatchObject({ kind: "delivered" });
+    expect(await c.history()).toEqual(["callback:r1"]);
+  });
+
+  test("before it has written that the history has a result: it is given again, and stands there once", async () => {
+    const c = conversation();
+    await c.open().hello();
+    void c.callback("r1");
+    await vi.waitFor(async () => expect(await c.history()).toEqual(["callback:r1"]));
+    c.restart();
+    expect(c.results.notInHistory(-1)).toMatchObject([{ requestId: "r1" }]);
+    await c.alarm();
+    expect(c.results.lacksHistory()).toBe(false);
+    c.restart();
+    expect(c.results.lacksHistory()).toBe(false);
     expect(await c.history()).toEqual(["callback:r1"]);
   });
 

@@ -2,7 +2,14 @@
 import * as fc from "fast-check";
 import { describe, expect, onTestFinished, test } from "vitest";
 import type { AgentConversation } from "../../lib/live/agent-conversation.ts";
-import { createResults, MAX_WAITING, type ResultStatus, SETTLED_MS } from "../../lib/live/results.ts";
+import {
+  createResults,
+  FORGOTTEN_TOGETHER_MS,
+  MAX_WAITING,
+  type ResultStatus,
+  SETTLED_MS,
+} from "../../lib/live/results.ts";
+import type { SqlValue } from "../../lib/sql.ts";
 import { memorySql } from "../support/sql.ts";
 
 const TTL_SECONDS = 3600;
@@ -66,7 +73,10 @@ const anAct = fc.oneof(
   fc.record({ act: fc.constant("acknowledge" as const), id: anId }),
   fc.record({ act: fc.constant("again" as const), id: anId, onlyFailed: fc.boolean() }),
   fc.record({ act: fc.constant("restart" as const) }),
-  fc.record({ act: fc.constant("pass" as const), ms: fc.constantFrom(1, 1_000, 100_000, SETTLED_MS) }),
+  fc.record({
+    act: fc.constant("pass" as const),
+    ms: fc.constantFrom(1, 1_000, 100_000, SETTLED_MS, FORGOTTEN_TOGETHER_MS),
+  }),
   fc.record({ act: fc.constant("wipe" as const) }),
 );
 
@@ -204,9 +214,10 @@ test("goes through ten thousand random histories as the model does", () => {
               );
               expect(results.expire(world.now).toSorted()).toEqual(late.map(([id]) => id).toSorted());
               for (const [, model] of late) settle(model, "expired", world.now);
-              for (const [id, { settledAt }] of models) {
-                if (settledAt !== null && settledAt <= world.now - SETTLED_MS) models.delete(id);
-              }
+              const isOver = ({ settledAt }: Model, ms: number) =>
+                settledAt !== null && settledAt <= world.now - ms;
+              if ([...models.values()].some((model) => isOver(model, SETTLED_MS + FORGOTTEN_TOGETHER_MS)))
+                for (const [id, model] of models) if (isOver(model, SETTLED_MS)) models.delete(id);
               break;
             }
             case "wipe": {
@@ -243,6 +254,7 @@ test("remembers of its table what stands in it, whatever happens", () => {
     ids: fc.uniqueArray(fc.constantFrom("r1", "r2", "r3", "r4"), { minLength: 1 }),
     text: fc.constantFrom(...texts),
     topic: fc.constantFrom(undefined, "weather"),
+    isWritten: fc.boolean(),
     outcome: fc.constantFrom(
       "delivered" as const,
       "unconfirmed" as const,
@@ -256,7 +268,7 @@ test("remembers of its table what stands in it, whatever happens", () => {
       try {
         const results = createResults({ sql, ttlSeconds: TTL_SECONDS });
         let now = START;
-        for (const { act, ids, text, topic, outcome } of steps) {
+        for (const { act, ids, text, topic, outcome, isWritten } of steps) {
           now += 1_000;
           const to = {
             ...conversationOf((now / 1_000) % 2 === 0 ? "first" : "second"),
@@ -279,7 +291,7 @@ test("remembers of its table what stands in it, whatever happens", () => {
           else if (act === "recover") results.recover(now);
           else if (act === "wipe") results.wipe(now);
           else {
-            now += SETTLED_MS - 3_000;
+            now += SETTLED_MS + FORGOTTEN_TOGETHER_MS - 3_000;
             results.expire(now);
           }
           const seen = ({ ...table }: typeof results) => ({
@@ -291,7 +303,16 @@ test("remembers of its table what stands in it, whatever happens", () => {
             notLogged: [table.lacksLog(), table.notLogged(10).map(({ requestId }) => requestId)],
             open: table.open(2),
           });
-          expect(seen(results)).toEqual(seen(createResults({ sql, ttlSeconds: TTL_SECONDS })));
+          const known = seen(results);
+          if (isWritten) {
+            results.writeMarks();
+            expect(seen(results)).toEqual(known);
+          }
+          const { notInHistory, ...standing } = seen(createResults({ sql, ttlSeconds: TTL_SECONDS }));
+          expect(known).toMatchObject(standing);
+          // What was not written yet is given again.
+          if (isWritten) expect(known.notInHistory).toEqual(notInHistory);
+          else expect(notInHistory).toEqual(expect.arrayContaining(known.notInHistory));
         }
       } finally {
         sql.close();
@@ -335,6 +356,27 @@ function table() {
 const result = (requestId: string, fields: object = {}) =>
   ({ requestId, success: true, delivery: "when_idle", ...fields }) as const;
 
+test("a delivery writes its row four times, from its arrival to the log", () => {
+  const sql = memorySql();
+  onTestFinished(() => sql.close());
+  const written: string[] = [];
+  const run = (statement: string, ...bindings: SqlValue[]) => {
+    written.push(statement);
+    return sql.run(statement, ...bindings);
+  };
+  const results = createResults({ sql: { ...sql, run }, ttlSeconds: TTL_SECONDS });
+  results.insert(result("r1"), "{}", START);
+  results.markInHistory(["r1"]);
+  results.say(["r1"], "socket", conversationOf("first"), START);
+  results.conclude(["r1"], { outcome: "delivered" }, START);
+  results.markLogged(results.notLogged(10));
+  results.writeMarks();
+  expect(written).toHaveLength(4);
+  // An entry of an index would be another row, and is billed as one.
+  const indexes = "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL";
+  expect(sql.rows(indexes)).toEqual([]);
+});
+
 describe("what is due next", () => {
   test("nothing where there is nothing, and no table is made by looking", () => {
     const results = table();
@@ -351,7 +393,7 @@ describe("what is due next", () => {
     expect(results.nextDue(true)).toBe(START + 60_000);
     expect(results.nextDue(false)).toBe(START + TTL_SECONDS * 1000);
     results.acknowledge(["r1"], START + 5);
-    expect(results.nextDue(true)).toBe(START + 5 + SETTLED_MS);
+    expect(results.nextDue(true)).toBe(START + 5 + SETTLED_MS + FORGOTTEN_TOGETHER_MS);
   });
 
   test("a result that this session did not take is not due there until its retry, or until another comes", () => {

@@ -249,18 +249,16 @@ test("a table that an earlier version made is given what it lacks", async () => 
   const made = createResults({ sql, ttlSeconds: null });
   const result = { requestId: "r1", success: true, output: "done", delivery: "when_idle" } as never;
   made.insert(result, "{}", 1);
-  const indexes = () =>
-    sql.rows<{ name: string }>(
-      "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY name",
-    );
-  const ofToday = indexes();
   sql.script(`
-    DROP INDEX results_unfinished;
-    ALTER TABLE results DROP COLUMN unfinished;
     ALTER TABLE results DROP COLUMN given_up;
-    CREATE INDEX results_unsettled ON results (seq) WHERE settled_at IS NULL;`);
+    ALTER TABLE results ADD COLUMN unfinished INTEGER NOT NULL DEFAULT 1;
+    CREATE INDEX results_unsettled ON results (seq) WHERE settled_at IS NULL;
+    CREATE INDEX results_unfinished ON results (seq) WHERE unfinished = 1;
+    CREATE INDEX results_settled ON results (settled_at) WHERE settled_at IS NOT NULL;`);
   const results = createResults({ sql, ttlSeconds: null });
   expect(results.get("r1")).toMatchObject({ status: "waiting", givenUp: 0 });
   expect(results.unexamined()).toMatchObject([{ requestId: "r1" }]);
-  expect(indexes()).toEqual(ofToday);
+  // The entries of an index are billed as rows.
+  const indexes = "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL";
+  expect(sql.rows(indexes)).toEqual([]);
 });
