@@ -39,10 +39,17 @@ const BROWSER_HEADERS = {
 
 const forOrigin = cors({ origin: allowedOrigin, ...BROWSER_HEADERS });
 
-/** Who may ask at all. Who sends no Origin is no page, and needs no CORS headers; nor does a cache, since nothing is stored. */
+/**
+ * Who may ask at all, and how often. Who sends no Origin is no page, and needs no CORS headers; nor does a cache, since
+ * nothing is stored.
+ */
 const admit: MiddlewareHandler<AppEnv> = (c, next) => {
   requireOwnMachine(c);
-  return c.req.header("origin") === undefined ? next() : forOrigin(c, next);
+  const limited = async () => {
+    await limitClient(c);
+    await next();
+  };
+  return c.req.header("origin") === undefined ? limited() : forOrigin(c, limited);
 };
 
 /** What every answer carries: of the usual security headers those that mean something for an answer that is no page. */
@@ -67,7 +74,6 @@ export const app = new Hono<AppEnv>();
 
 app.use(frame);
 app.use(admit);
-app.use(checks(limitClient));
 app.get("/health", handleHealth);
 app.get("/openapi.json", handleDocument);
 app.get("/docs", handleDocs);

@@ -9,6 +9,9 @@ import type { AppContext } from "./context.ts";
 import { ProblemError } from "./problem.ts";
 import { isVouchedFor } from "./vouched.ts";
 
+/** Done at once where there is no such limiter. */
+type Limited = void | Promise<void>;
+
 /** The period of the limiters in wrangler.toml. They do not say when they will let through again. */
 const PERIOD_SECONDS = 60;
 
@@ -16,10 +19,10 @@ const PERIOD_SECONDS = 60;
  * Counts every request of a client, before anything else is done for it; a burst of one kind leaves the others
  * alone. Throws `rate_limited`.
  */
-export async function limitClient(c: AppContext): Promise<void> {
+export function limitClient(c: AppContext): Limited {
   // Other Workers of the account have no address, and would share one count.
   if (isVouchedFor(c)) return;
-  await spend(c.env.CLIENT_RATE_LIMIT, () => `${kindOf(c.req.method, c.req.path)}:${clientOf(c)}`);
+  return spend(c.env.CLIENT_RATE_LIMIT, () => `${kindOf(c.req.method, c.req.path)}:${clientOf(c)}`);
 }
 
 function kindOf(method: string, path: string): "health" | "state" | "message" | "read" | "change" {
@@ -30,26 +33,30 @@ function kindOf(method: string, path: string): "health" | "state" | "message" | 
 }
 
 /** Counts what reads the conversation of the path, once its reader has been let in. Throws `rate_limited`. */
-export async function limitReads(c: AppContext): Promise<void> {
-  await limitConversation(c, "read", conversationIdOf(c.req.param("id") ?? ""));
+export function limitReads(c: AppContext): Limited {
+  return limitConversation(c, "read", conversationIdOf(c.req.param("id") ?? ""));
 }
 
 /** Counts a request of one kind that names a conversation. Throws `rate_limited`. */
-export async function limitConversation(
+export function limitConversation(
   c: AppContext,
   kind: "session" | "callback" | "progress" | "task" | "token" | "message" | "read",
   conversationId: string,
-): Promise<void> {
-  await spend(c.env.CONVERSATION_RATE_LIMIT, () => `${kind}:${conversationId}`);
+): Limited {
+  return spend(c.env.CONVERSATION_RATE_LIMIT, () => `${kind}:${conversationId}`);
 }
 
 /** Counts a credential that was refused. Throws `rate_limited` in place of the refusal, which is then not logged either. */
-export async function limitFailedLogins(c: AppContext): Promise<void> {
-  await spend(c.env.FAILED_LOGIN_RATE_LIMIT, () => clientOf(c));
+export function limitFailedLogins(c: AppContext): Limited {
+  return spend(c.env.FAILED_LOGIN_RATE_LIMIT, () => clientOf(c));
 }
 
-async function spend(limiter: RateLimit | undefined, keyOf: () => string): Promise<void> {
-  if (limiter === undefined || (await limiter.limit({ key: keyOf() })).success) return;
+function spend(limiter: RateLimit | undefined, keyOf: () => string): Limited {
+  return limiter === undefined ? undefined : spendOf(limiter, keyOf());
+}
+
+async function spendOf(limiter: RateLimit, key: string): Promise<void> {
+  if ((await limiter.limit({ key })).success) return;
   throw new ProblemError("rate_limited", "Too many requests.", { "retry-after": String(PERIOD_SECONDS) });
 }
 

@@ -26,8 +26,9 @@ const isNotLogged = ({ settled_at, status, logged }: HeldRow) =>
 const lacksHistory = ({ in_history, text }: HeldRow) => in_history === 0 && text !== null;
 
 /** Whether there is still something to do with it; the same in both languages. */
-const isOpen = (row: HeldRow) => row.settled_at === null || isNotLogged(row) || lacksHistory(row);
-const OPEN = `settled_at IS NULL OR logged IS NOT status || settled_at OR (in_history = 0 AND text IS NOT NULL)`;
+const isUnfinished = (row: HeldRow) => row.settled_at === null || isNotLogged(row) || lacksHistory(row);
+const UNFINISHED =
+  "settled_at IS NULL OR logged IS NOT status || settled_at OR (in_history = 0 AND text IS NOT NULL)";
 
 /** A longer text is read again where it is needed: 200 results of 64 KiB would be a tenth of an isolate's memory. */
 const MAX_TEXT_HELD = 4_096;
@@ -36,15 +37,13 @@ const MAX_SETTLED_HELD = 32;
 
 type Memory<Row> = {
   /** By requestId. */
-  open: Map<string, Row>;
+  unfinished: Map<string, Row>;
   settled: Map<string, Row>;
   /** The `seq` of the newest row; 0 where there is none. */
   newest: number;
   /** Undefined where the table has to be asked. */
   firstSettledAt: number | null | undefined;
 };
-
-export type HeldRows<Row> = ReturnType<typeof createHeldRows<Row & HeldRow & Record<string, SqlValue>>>;
 
 /** `tables` has a table `results`. */
 export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(tables: Tables) {
@@ -61,7 +60,9 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
 
   function keep(into: Memory<Row>, row: Row): void {
     const { seq, request_id: requestId, text } = row;
-    const [wanted, other] = isOpen(row) ? [into.open, into.settled] : [into.settled, into.open];
+    const [wanted, other] = isUnfinished(row)
+      ? [into.unfinished, into.settled]
+      : [into.settled, into.unfinished];
     other.delete(requestId);
     const isLong = text !== null && text.length > MAX_TEXT_HELD;
     if (isLong) shortened.add(seq);
@@ -84,8 +85,8 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
     if (memory !== null) return memory;
     const [found] = tables.rows<{ newest: number | null }>("SELECT max(seq) AS newest FROM results");
     const newest = found?.newest ?? 0;
-    memory = { open: new Map(), settled: new Map(), newest, firstSettledAt: undefined };
-    if (newest > 0) for (const row of read(OPEN)) keep(memory, row);
+    memory = { unfinished: new Map(), settled: new Map(), newest, firstSettledAt: undefined };
+    if (newest > 0) for (const row of read(UNFINISHED)) keep(memory, row);
     return memory;
   }
 
@@ -118,7 +119,7 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
     if (memory === null) return;
     const { seq, settled_at: settledAt } = row;
     memory.newest = Math.max(memory.newest, seq);
-    if (before != null && before.settled_at !== null) {
+    if (before !== undefined && before.settled_at !== null) {
       // It may have been the first.
       if (settledAt !== before.settled_at) memory.firstSettledAt = undefined;
     } else if (settledAt !== null && memory.firstSettledAt !== undefined)
@@ -127,13 +128,13 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
   }
 
   function some(isIt: (row: Row) => boolean): boolean {
-    for (const row of remembered().open.values()) if (isIt(row)) return true;
+    for (const row of remembered().unfinished.values()) if (isIt(row)) return true;
     return false;
   }
 
   function those(areIt: (row: Row) => boolean): Row[] {
     const found: Row[] = [];
-    for (const row of remembered().open.values()) if (areIt(row)) found.push(row);
+    for (const row of remembered().unfinished.values()) if (areIt(row)) found.push(row);
     return found.sort((a, b) => a.seq - b.seq);
   }
 
@@ -225,8 +226,8 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
     firstSettledAt,
 
     find(requestId: string): Row | undefined {
-      const { open, settled } = remembered();
-      const held = open.get(requestId) ?? settled.get(requestId);
+      const { unfinished, settled } = remembered();
+      const held = unfinished.get(requestId) ?? settled.get(requestId);
       return held === undefined ? read("request_id = ?", requestId)[0] : whole([held])[0];
     },
 
@@ -237,7 +238,7 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
      * Those that there may be something to do with, settled or not, in no order, for who only counts: two hundred may wait,
      * and every callback asks.
      */
-    kept: (): Iterable<Row> => remembered().open.values(),
+    kept: (): Iterable<Row> => remembered().unfinished.values(),
 
     /** Whether there is such a one among them; and all that are, oldest first, a long text may be missing. */
     some,

@@ -159,6 +159,7 @@ export function createRecords(options: RecordsOptions) {
 
   /** Begins a new book. The old one is over: nothing that was known holds any more. */
   function beginAnew(): void {
+    if (book.deletedAt !== null) results.forgetWiped();
     book = NEW_BOOK;
     written = null;
     sql.run("DELETE FROM book");
@@ -814,12 +815,13 @@ export function createRecords(options: RecordsOptions) {
       if (isDeleted()) return false;
       const deletedAt = now();
       const wasKnown = book.known === 1 || book.creation !== null || book.hadSession === 1;
-      sql.transaction(() => {
+      const settled = sql.transaction(() => {
         current.clear();
         sql.run("DELETE FROM outbox");
         note({ ...NEW_BOOK, deletedAt, deletionDue: 1, ticketsDue: taskIds });
-        options.discarded(results.wipe(deletedAt));
+        return results.wipe(deletedAt);
       });
+      options.discarded(settled);
       return inTurn(async () => {
         try {
           const [standing] = await tellOfDeletion(deletedAt);
@@ -862,11 +864,13 @@ export function createRecords(options: RecordsOptions) {
         const failed = () => {
           unpublishedUntil = now() + FIRST_PAUSE_MS;
         };
-        void exchangeBehind("publish", failed).then(() => {
-          isPublishing = false;
-          results.writeMarks();
-          if (results.lacksLog()) options.unpublished();
-        });
+        void exchangeBehind("publish", failed)
+          .then(() => {
+            isPublishing = false;
+            results.writeMarks();
+            if (results.lacksLog()) options.unpublished();
+          })
+          .catch((error: unknown) => logFailure(log, "publish", error));
       });
     },
 

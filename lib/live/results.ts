@@ -50,7 +50,7 @@ export type WaitingReason =
 export const FAILED: readonly ResultStatus[] = ["unconfirmed", "expired", "dropped"];
 
 export const MAX_WAITING = 200;
-/** How long a settled result is known, so that a retry of its sender is a duplicate. */
+/** How long at least a settled result is known, so that a retry of its sender is a duplicate. */
 export const SETTLED_MS = 48 * 3600 * 1000;
 /** What is to be forgotten within this time, in ms, is forgotten together, because all rows are looked through for it. */
 export const FORGOTTEN_TOGETHER_MS = 3600 * 1000;
@@ -564,7 +564,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     markInHistory(requestIds: readonly string[]): void {
       for (const requestId of requestIds) {
         const row = find(requestId);
-        if (row !== undefined) held.mark(row, { in_history: 1 });
+        if (row?.in_history === 0) held.mark(row, { in_history: 1 });
       }
     },
 
@@ -592,8 +592,9 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
 
     /**
      * Results are to be said again, whatever became of them, unless they are being said. `onlyFailed`: only those that
-     * nobody is known to have heard. They wait as if they were new, for as long as a new one does. Returns the ids of those that do; no more may wait than otherwise. `settledAt`: when each was settled, in
-     * ms, as far as is known to who asks: what became of it since is left alone.
+     * nobody is known to have heard. They wait as if they were new, for as long as a new one does. Returns the ids of those
+     * that do; no more may wait than otherwise. `settledAt`: when each was settled, in ms, as far as is known to who asks:
+     * what became of it since is left alone.
      */
     again(
       requestIds: readonly string[],
@@ -664,6 +665,9 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
         held.run("UPDATE results SET text = NULL, topic = NULL, in_history = 1");
         return dropped;
       }),
+
+    /** The conversation's deletion is over: its ids are as good as new. */
+    forgetWiped: (): void => held.run("DELETE FROM results WHERE text IS NULL"),
 
     /**
      * When something has to be done next, in ms; null for never. `isLive`: whether anybody is there to be told;

@@ -83,29 +83,37 @@ export function createUpstashExchange({
     }
   }
 
-  async function ask(path: string, body: UpstashCommand | readonly UpstashCommand[]): Promise<unknown> {
+  async function ask<T>(
+    path: string,
+    body: UpstashCommand | readonly UpstashCommand[],
+    read: (answer: unknown) => T,
+  ): Promise<T> {
     const attempts = isRepeatable(body) ? 2 : 1;
-    const { response, text } = await inTime(timeoutMs, (deadline, signal) =>
-      post(path, JSON.stringify(body), attempts, deadline, signal),
-    ).catch((cause: unknown) => {
+    let answered: { response: Response; text: string };
+    try {
+      answered = await inTime(timeoutMs, (deadline, signal) =>
+        post(path, JSON.stringify(body), attempts, deadline, signal),
+      );
+    } catch (cause) {
       throw cause instanceof UpstashExchangeError ? cause : new UpstashExchangeError("timeout", { cause });
-    });
+    }
+    const { response, text } = answered;
     if (!response.ok) {
       throw new UpstashExchangeError(failureOf(response.status, text), { cause: new Error(text) });
     }
     syncToken = response.headers.get("upstash-sync-token") ?? "";
-    return parse(text);
+    return read(parse(text));
   }
 
-  async function askAll(path: string, commands: readonly UpstashCommand[]): Promise<unknown[]> {
-    const answer = await ask(path, commands);
-    if (!Array.isArray(answer) || answer.length !== commands.length)
-      throw new UpstashExchangeError("invalid_response");
-    return answer.map(resultOf);
-  }
+  const askAll = (path: string, commands: readonly UpstashCommand[]) =>
+    ask(path, commands, (answer) => {
+      if (!Array.isArray(answer) || answer.length !== commands.length)
+        throw new UpstashExchangeError("invalid_response");
+      return answer.map(resultOf);
+    });
 
   return {
-    send: async (command) => resultOf(await ask("", command)),
+    send: (command) => ask("", command, resultOf),
     transaction: (commands) => askAll("/multi-exec", commands),
     pipeline: (commands) => askAll("/pipeline", commands),
   };

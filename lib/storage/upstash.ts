@@ -73,16 +73,16 @@ export function createUpstashStorage({
     build: (redis: Redis) => unknown,
     read: (result: unknown) => T,
   ): Promise<T> {
-    return exchanging(operation, async () => read(await exchange.send(commandOf(build))));
+    try {
+      return read(await exchange.send(commandOf(build)));
+    } catch (cause) {
+      throw failed(operation, cause);
+    }
   }
 
-  async function exchanging<T>(operation: string, work: () => Promise<T>): Promise<T> {
-    try {
-      return await work();
-    } catch (cause) {
-      const failure = cause instanceof UpstashExchangeError ? cause.failure : "rejected";
-      throw new StorageError(name, operation, failure, { cause });
-    }
+  function failed(operation: string, cause: unknown): StorageError {
+    const failure = cause instanceof UpstashExchangeError ? cause.failure : "rejected";
+    return new StorageError(name, operation, failure, { cause });
   }
 
   /** Caps lists that have grown too long; where that fails, the next append sees to it. */
@@ -199,16 +199,20 @@ export function createUpstashStorage({
       checkWrites(writes);
       if (writes.length === 0) return [] as unknown as WriteResults<W>;
       const steps = writes.map(stepOf);
-      const commands = steps.flatMap((step) => step.commands);
-      const [only, ...others] = commands;
-      const results = await exchanging("commit", async () => {
+      const commands: UpstashCommand[] = [];
+      for (const step of steps) commands.push(...step.commands);
+      let results: unknown[];
+      try {
+        const [only] = commands;
         // A command alone is atomic by itself.
         const answers =
-          only !== undefined && others.length === 0
+          only !== undefined && commands.length === 1
             ? [await exchange.send(only)]
             : await exchange.transaction(commands);
-        return steps.map((step) => step.read(answers.splice(0, step.commands.length)));
-      });
+        results = steps.map((step) => step.read(answers.splice(0, step.commands.length)));
+      } catch (cause) {
+        throw failed("commit", cause);
+      }
       return (await cap(writes, results)) as WriteResults<W>;
     },
 

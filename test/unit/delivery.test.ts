@@ -402,7 +402,7 @@ describe("what a callback asks for", () => {
     expect(c.pushed).toHaveLength(1);
   });
 
-  test("a settled result is known for 48 hours, and forgotten within the next", async () => {
+  test("a settled result is known for 48 hours, and forgotten within an hour after that", async () => {
     const c = conversation();
     await c.register();
     await c.callback("r1");
@@ -717,6 +717,20 @@ describe("a conversation that was deleted", () => {
     await c.clock.advance(48 * 3600 * 1000);
     await c.register();
     expect(await c.conversations.get("c1")).not.toBeNull();
+  });
+
+  test("and then the ids of its results are as good as new", async () => {
+    const c = conversation();
+    await c.register();
+    await c.callback("r1");
+    await c.clock.advance(60_000);
+    await c.records.forget();
+    await c.clock.advance(48 * 3600 * 1000);
+    await c.alarm();
+    expect(c.results.list({ limit: 10 })).toEqual([]);
+    await c.register();
+    expect(await c.callback("r1", { output: "something else" })).toMatchObject({ kind: "delivered" });
+    expect(await c.history()).toEqual(["callback:r1"]);
   });
 });
 
