@@ -28,7 +28,7 @@ export function createMonitorChannel({ apiKey, apiUrl, allowedHosts, takesAll }:
     const { wsUrl, agentSessionId, provenAgentSessionId: id = "" } = session;
     if (isElsewhere(session)) return null;
     const target = wsUrl === undefined ? null : checkPushTarget(wsUrl, allowedHosts);
-    if (!target?.ok || !mayHoldElevenLabsKey(target.url, apiUrl)) return null;
+    if (!target?.ok || !mayHoldElevenLabsKey(target, apiUrl)) return null;
     // A page that says otherwise, having started anew perhaps, is believed so far.
     const said = [agentSessionId, target.url.searchParams.get("conversation_id")];
     if (!isAgentSessionId(id) || said.some((other) => other != null && other !== id)) return null;

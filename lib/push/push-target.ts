@@ -9,6 +9,7 @@
  * another to the network; a URL that needed one is refused.
  */
 
+import { lastOf } from "../last-of.ts";
 import { isPublicSuffix } from "./public-suffixes.ts";
 
 /** One entry of the allow list. `port` is decimal text, undefined where the entry names none. */
@@ -49,8 +50,13 @@ export type PushTargetRefusal =
   | "host_not_allowed"
   | "port_not_allowed";
 
+/** What of a URL says whose it is. */
+export type Place = Pick<URL, "hostname" | "host" | "pathname">;
+
 /** `detail` is a sentence that holds at most the host. */
-export type PushTarget = { ok: true; url: URL } | { ok: false; reason: PushTargetRefusal; detail: string };
+export type PushTarget =
+  | ({ ok: true; url: URL } & Place)
+  | { ok: false; reason: PushTargetRefusal; detail: string };
 
 /**
  * The API hosts of ElevenLabs and its data residencies, as its packages and documentation name them
@@ -149,6 +155,53 @@ function listableAddress(canonical: string): string | undefined {
  * never path, query, userinfo or port. Never throws.
  */
 export function checkPushTarget(url: string, allowed: AllowedHosts): PushTarget {
+  const origin = url.length > MAX_URL_CHARACTERS ? undefined : USUAL_URL.exec(url)?.[1];
+  if (origin === undefined) return checkWhole(url, allowed);
+  const verdict = checkOrigin(origin, allowed);
+  return verdict.ok ? new Target(url, verdict) : verdict;
+}
+
+/** A URL as nearly all are written, with nothing that a parser repairs: what is decided of it is decided of its origin. */
+const USUAL_URL = /^(wss?:\/\/[a-z0-9.-]+(?::\d{1,5})?)(?:[/?][\u0021\u0022\u0024-\u005b\u005d-\u007e]*)?$/;
+
+/** What was decided of origins, by the list that decided. Sessions have many URLs, and few hosts. */
+const checkedOrigins = new WeakMap<AllowedHosts, Map<string, PushTarget>>();
+const MAX_ORIGINS = 100;
+
+function checkOrigin(origin: string, allowed: AllowedHosts): PushTarget {
+  const known = checkedOrigins.get(allowed) ?? new Map<string, PushTarget>();
+  const verdict = known.get(origin) ?? checkWhole(`${origin}/`, allowed);
+  // Whoever may register can make up as many as they like.
+  if (known.size === MAX_ORIGINS) known.clear();
+  checkedOrigins.set(allowed, known.set(origin, verdict));
+  return verdict;
+}
+
+/** A URL of an origin that was checked, parsed where more is asked for than whose it is. */
+class Target {
+  readonly ok = true;
+  readonly hostname: string;
+  readonly host: string;
+  readonly #text: string;
+  #url: URL | undefined;
+
+  constructor(text: string, { hostname, host }: Place) {
+    this.#text = text;
+    this.hostname = hostname;
+    this.host = host;
+  }
+
+  get url(): URL {
+    this.#url ??= new URL(this.#text);
+    return this.#url;
+  }
+
+  get pathname(): string {
+    return this.url.pathname;
+  }
+}
+
+function checkWhole(url: string, allowed: AllowedHosts): PushTarget {
   const target = checkAddress(url, "wss", allowed);
   if (!target.ok) return target;
   const { hostname: host, protocol } = target.url;
@@ -242,7 +295,8 @@ export function checkAddress(url: string, secure: "wss" | "https", allowed: Allo
       `The URL's scheme is ${plain}, which is for listed loopback hosts only.`,
     );
   }
-  return { ok: true, url: parsed };
+  const { hostname, pathname } = parsed;
+  return { ok: true, url: parsed, hostname, host: parsed.host, pathname };
 }
 
 function isListedLoopback(host: string, allowed: AllowedHosts): boolean {
@@ -255,18 +309,20 @@ function isListedLoopback(host: string, allowed: AllowedHosts): boolean {
  * is added tomorrow and reached by a `*.elevenlabs.io` entry counts already, whatever its path. At the host of
  * `apiUrl` (an origin), which may be a gateway that has other things besides, what is below ElevenLabs' own path counts.
  */
-export function isElevenLabsConversationUrl(url: URL, apiUrl: string): boolean {
+export function isElevenLabsConversationUrl(url: Place, apiUrl: string): boolean {
   const host = url.hostname.replace(/\.$/, "");
   if (host === "elevenlabs.io" || host.endsWith(".elevenlabs.io")) return true;
-  return url.pathname.startsWith("/v1/convai/") && url.host === new URL(apiUrl).host;
+  return url.host === hostOf(apiUrl) && url.pathname.startsWith("/v1/convai/");
 }
+
+const hostOf = lastOf((url: string) => new URL(url).host);
 
 /**
  * Whether the ElevenLabs API key may be sent to the host of `url`: one of the API hosts, at their port, or the
  * host of `apiUrl` (an origin). Never a host that only a pattern allows.
  */
-export function mayHoldElevenLabsKey(url: URL, apiUrl: string): boolean {
-  return ELEVENLABS_HOSTS.includes(url.host) || url.host === new URL(apiUrl).host;
+export function mayHoldElevenLabsKey({ host }: Pick<Place, "host">, apiUrl: string): boolean {
+  return ELEVENLABS_HOSTS.includes(host) || host === hostOf(apiUrl);
 }
 
 function refuse(reason: PushTargetRefusal, detail: string): PushTarget {

@@ -18,28 +18,28 @@ type Frame = UserMessageClientToOrchestratorEvent | ContextualUpdateClientToOrch
 
 /** `apiUrl` is the origin of ElevenLabs' API. */
 export function createSocketChannel(allowedHosts: AllowedHosts, apiUrl: string, by?: After): Channel {
-  /** Of each record that was looked at, for as long as somebody holds it. */
-  const targets = new WeakMap<PushableSession, URL | null>();
+  /** Where each record that was looked at is dialled, for as long as somebody holds it. */
+  const targets = new WeakMap<PushableSession, { readonly url: URL } | null>();
 
   /** Checked again for every record that is read: the allow-list may have changed since the registration. */
-  function targetOf(session: PushableSession): URL | null {
+  function targetOf(session: PushableSession): { readonly url: URL } | null {
     const known = targets.get(session);
     if (known !== undefined) return known;
     const { wsUrl } = session;
     // Whoever else hosts an agent is told by a channel of its own; its URL may begin a conversation, as ElevenLabs' does.
     if (isElsewhere(session)) return null;
-    const target = wsUrl === undefined ? null : checkPushTarget(wsUrl, allowedHosts);
-    const url = target?.ok && !isElevenLabsConversationUrl(target.url, apiUrl) ? target.url : null;
-    targets.set(session, url);
-    return url;
+    const checked = wsUrl === undefined ? null : checkPushTarget(wsUrl, allowedHosts);
+    const target = checked?.ok && !isElevenLabsConversationUrl(checked, apiUrl) ? checked : null;
+    targets.set(session, target);
+    return target;
   }
   return {
     name: "socket",
     accepts: (session) => targetOf(session) !== null,
     async push(session, message) {
-      const url = targetOf(session);
-      if (url === null) return { outcome: "refused" };
-      return dialAndSend({ url, frame: JSON.stringify(frameOf(message)) }, by);
+      const target = targetOf(session);
+      if (target === null) return { outcome: "refused" };
+      return dialAndSend({ url: target.url, frame: JSON.stringify(frameOf(message)) }, by);
     },
   };
 }

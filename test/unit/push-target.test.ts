@@ -328,6 +328,31 @@ describe("a push target", () => {
     );
   });
 
+  test("is dialled at the host that was checked, whatever stands behind it", () => {
+    const hosts = fc.constantFrom(
+      "api.elevenlabs.io",
+      "API.elevenlabs.io",
+      "evil.example",
+      "127.0.0.1:80",
+      "",
+    );
+    const rest = fc.string({ unit: fc.constantFrom(..."/?@:.#%\\ &=evil.example".split("")), maxLength: 12 });
+    fc.assert(
+      fc.property(hosts, rest, (host, behind) => {
+        const url = `wss://${host}${behind}`;
+        // The second time it is remembered.
+        for (const target of [checkPushTarget(url, elevenLabs), checkPushTarget(url, elevenLabs)]) {
+          if (!target.ok) continue;
+          expect(target.url.href).toBe(new URL(url).href);
+          const { hostname, host, pathname } = new URL(url);
+          expect([target.hostname, target.host, target.pathname]).toEqual([hostname, host, pathname]);
+          expect(host).toBe("api.elevenlabs.io");
+        }
+      }),
+      { numRuns: 5_000 },
+    );
+  });
+
   test("is never an address of an IPv4 range that is not public", () => {
     const octet = fc.integer({ min: 0, max: 255 });
     const special = fc.oneof(
