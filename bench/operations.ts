@@ -3,7 +3,7 @@
  * operation is left out of its row.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { PUBLISH_AFTER_MS } from "../lib/live/records.ts";
+import { PUBLISH_AFTER_MS } from "../lib/live/exchange.ts";
 import type { Request } from "./load.ts";
 
 /**

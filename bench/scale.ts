@@ -5,7 +5,7 @@
  */
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { PUBLISH_AFTER_MS } from "../lib/live/records.ts";
+import { PUBLISH_AFTER_MS } from "../lib/live/exchange.ts";
 import { seededRandom } from "../test/support/random.ts";
 import { markdownOf, printTable, type Table } from "./figures.ts";
 import { brief, linePlot } from "./plot.ts";

@@ -4,7 +4,7 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { stripTypeScriptTypes } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { PUBLISH_AFTER_MS } from "../lib/live/records.ts";
+import { PUBLISH_AFTER_MS } from "../lib/live/exchange.ts";
 import { startWorkerd, type Workerd, type WorkerOptions } from "./workerd.ts";
 
 const ROOT = join(import.meta.dirname, "..");

@@ -39,17 +39,10 @@ const BROWSER_HEADERS = {
 
 const forOrigin = cors({ origin: allowedOrigin, ...BROWSER_HEADERS });
 
-/**
- * Who may ask at all, and how often. Who sends no Origin is no page, and needs no CORS headers; nor does a cache, since
- * nothing is stored.
- */
+/** Who may ask at all. Who sends no Origin is no page, and needs no CORS headers; nor does a cache, since nothing is stored. */
 const admit: MiddlewareHandler<AppEnv> = (c, next) => {
   requireOwnMachine(c);
-  const limited = async () => {
-    await limitClient(c);
-    await next();
-  };
-  return c.req.header("origin") === undefined ? limited() : forOrigin(c, limited);
+  return c.req.header("origin") === undefined ? next() : forOrigin(c, next);
 };
 
 /** What every answer carries: of the usual security headers those that mean something for an answer that is no page. */
@@ -74,6 +67,8 @@ export const app = new Hono<AppEnv>();
 
 app.use(frame);
 app.use(admit);
+// By itself, so that who is refused is told with the headers of CORS.
+app.use(checks(limitClient));
 app.get("/health", handleHealth);
 app.get("/openapi.json", handleDocument);
 app.get("/docs", handleDocs);

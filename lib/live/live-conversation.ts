@@ -1,7 +1,7 @@
 /**
  * The live side of one conversation: the Durable Object that alone says anything to its agent. Here the parts
  * are put together, RPC is answered and the alarm is kept; the rules are in `results.ts` (the table and its
- * states), `delivery.ts` (the loop) and `records.ts` (what stands in Redis).
+ * states), `delivery.ts` (the loop), `records.ts` and `exchange.ts` (what stands in Redis).
  *
  * Named by the conversation's id. An object that has nothing left to know deletes everything it has.
  */

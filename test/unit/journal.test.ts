@@ -1,7 +1,7 @@
 /** The log of settled results, as a conversation's object gives it what was settled, whatever becomes of Redis and of it. */
 import { expect, onTestFinished, test } from "vitest";
 import { StorageError } from "../../lib/errors.ts";
-import { PUBLISH_AFTER_MS } from "../../lib/live/records.ts";
+import { PUBLISH_AFTER_MS } from "../../lib/live/exchange.ts";
 import { type TestConversation, testConversation } from "../support/live.ts";
 
 const LATE = { deliverBy: "2025-01-01T00:00:00Z" };
