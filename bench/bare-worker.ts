@@ -42,6 +42,8 @@ export class LiveConversation extends DurableObject<Env> {
   readonly #told = new Map<string, () => void>();
   /** What is to be given to the log of settled results. */
   #unlogged: { requestId: string; text: string }[] = [];
+  /** What waits for a session. */
+  #waiting: { requestId: string; text: string }[] = [];
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env);
@@ -53,6 +55,7 @@ export class LiveConversation extends DurableObject<Env> {
     this.#sql.exec("INSERT OR REPLACE INTO session VALUES (1, ?)", record);
     const events = this.#isNew ? ["registered"] : ["registered", "replaced"];
     this.#note(JSON.stringify(events.map((event) => ({ event, conversationId }))));
+    if (this.#waiting.length > 0) this.ctx.waitUntil(this.#handOver(conversationId, record));
     if (!this.#isNew) return;
     this.#isNew = false;
     this.#sql.exec("INSERT INTO book VALUES (1, 'new')");
@@ -60,6 +63,29 @@ export class LiveConversation extends DurableObject<Env> {
     this.#sql.exec("UPDATE book SET content = 'known'");
     this.#sql.exec("UPDATE book SET content = 'renewed'");
   }
+
+  /** Says all that waits in one frame; nobody waits for that. */
+  async #handOver(conversationId: string, session: string): Promise<void> {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    const each = (statement: string) =>
+      this.ctx.storage.transactionSync(() => {
+        for (const { requestId } of waiting) this.#sql.exec(statement, requestId);
+      });
+    this.#sql.exec("UPDATE book SET content = 'had a session'");
+    // By then the session is over; the alarm is a row, too.
+    await this.ctx.storage.setAlarm(Date.now() + 600_000);
+    each("UPDATE results SET status = 'saying' WHERE request_id = ?");
+    const { agentSessionId } = JSON.parse(session) as { agentSessionId: string };
+    await Promise.all([
+      redis(this.env, "", ["set", agentKey(agentSessionId), conversationId, "ex", KEPT_SECONDS]),
+      sayTo(session, waiting.map(({ text }) => text).join("\n")),
+    ]);
+    each("UPDATE results SET status = 'delivered' WHERE request_id = ?");
+    for (const result of waiting) this.#logLater(result);
+  }
+
+  override alarm(): void {}
 
   /** A page opens a line. */
   override async fetch(): Promise<Response> {
@@ -115,7 +141,12 @@ export class LiveConversation extends DurableObject<Env> {
     const session = await lookAndAppend(this.env, conversationId, text);
     const status = session === null ? "waiting for a session" : "saying";
     this.#sql.exec("UPDATE results SET in_history = 1, status = ? WHERE request_id = ?", status, requestId);
-    if (session === null) return "queued";
+    if (session === null) {
+      if (this.#isNew) this.#sql.exec("INSERT INTO book VALUES (1, 'known')");
+      this.#isNew = false;
+      this.#waiting.push({ requestId, text });
+      return "queued";
+    }
     await sayTo(session, text);
     this.#delivered(requestId, text);
     return "delivered";
@@ -123,7 +154,11 @@ export class LiveConversation extends DurableObject<Env> {
 
   #delivered(requestId: string, text: string): void {
     this.#sql.exec("UPDATE results SET status = 'delivered' WHERE request_id = ?", requestId);
-    this.#unlogged.push({ requestId, text });
+    this.#logLater({ requestId, text });
+  }
+
+  #logLater(result: { requestId: string; text: string }): void {
+    this.#unlogged.push(result);
     if (this.#unlogged.length === 1) this.ctx.waitUntil(this.#log());
   }
 

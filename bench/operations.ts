@@ -89,7 +89,6 @@ const MEMORY = { domain: "general", category: "trains", city: "Rome", lastQuery:
 
 const EVERYBODY = SUBJECTS;
 const ALL_BUT_NO_OBJECT = SUBJECTS.filter((name) => name !== "floor, no object");
-const WITHOUT_FLOOR = ["ours", "express", "express ×2"] as const;
 
 /** How many results wait for who comes back. */
 const WAITING = 10;
@@ -243,7 +242,7 @@ export const OPERATIONS: readonly Operation[] = [
   },
   {
     name: `return, ${WAITING} waiting`,
-    by: WITHOUT_FLOOR,
+    by: ALL_BUT_NO_OBJECT,
     requests: 15,
     warmUp: 30,
     over: "new",
