@@ -10,7 +10,7 @@ import type { TtlSeconds } from "../storage/storage.ts";
 /** Times to live and the index are renewed at most this often, in ms. */
 export const RENEW_EVERY_MS = 60_000;
 
-export type Page = {
+type Content = {
   /** Whether the conversation's record stands in Redis. */
   known: 0 | 1;
   /** When times to live and the index were renewed last, and when they are to be without further activity; ms. */
@@ -27,7 +27,7 @@ export type Page = {
   /** The tasks whose tickets go with it. */
   ticketsDue: readonly string[];
 };
-const BLANK: Page = {
+const BLANK: Content = {
   known: 0,
   renewedAt: 0,
   renewDueAt: null,
@@ -40,12 +40,15 @@ const BLANK: Page = {
 };
 const BLANK_TEXT = JSON.stringify(BLANK);
 
+/** Messages that Redis lacks (`exchange.ts`). Earlier versions take it to be there where the book is. */
+export const OUTBOX = `
+  CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL);`;
 const SCHEMA = `
-  CREATE TABLE IF NOT EXISTS book (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), content TEXT NOT NULL);`;
+  CREATE TABLE IF NOT EXISTS book (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), content TEXT NOT NULL);${OUTBOX}`;
 
 export type Book = ReturnType<typeof createBook>;
 
-export type BookOptions = {
+type BookOptions = {
   sql: Sql;
   /** The clock, in ms since the epoch. */
   now: () => number;
@@ -58,13 +61,14 @@ export type BookOptions = {
 export function createBook({ sql: database, now, ttlSeconds, tombstoneGone }: BookOptions) {
   const sql = tablesOf(database, "book", SCHEMA);
   const [row] = sql.rows<{ content: string }>("SELECT content FROM book");
-  let page: Page = row === undefined ? BLANK : { ...BLANK, ...(JSON.parse(row.content) as Partial<Page>) };
-  /** The page as it stands in its table; null where it does not. */
+  let content: Content =
+    row === undefined ? BLANK : { ...BLANK, ...(JSON.parse(row.content) as Partial<Content>) };
+  /** It as it stands in its table; null where it does not. */
   let written = row?.content ?? null;
 
-  function note(change: Partial<Page>): void {
-    page = { ...page, ...change };
-    const text = JSON.stringify(page);
+  function note(change: Partial<Content>): void {
+    content = { ...content, ...change };
+    const text = JSON.stringify(content);
     if (text === (written ?? BLANK_TEXT)) return;
     written = text;
     sql.run("INSERT OR REPLACE INTO book VALUES (1, ?)", text);
@@ -72,27 +76,27 @@ export function createBook({ sql: database, now, ttlSeconds, tombstoneGone }: Bo
 
   /** The old one is over: nothing that was known holds any more. */
   function beginAnew(): void {
-    if (page.deletedAt !== null) tombstoneGone();
-    page = BLANK;
+    if (content.deletedAt !== null) tombstoneGone();
+    content = BLANK;
     written = null;
     sql.run("DELETE FROM book");
   }
 
   function isDeleted(): boolean {
-    if (page.deletedAt !== null && now() >= page.deletedAt + TOMBSTONE_SECONDS * 1000) beginAnew();
-    return page.deletedAt !== null;
+    if (content.deletedAt !== null && now() >= content.deletedAt + TOMBSTONE_SECONDS * 1000) beginAnew();
+    return content.deletedAt !== null;
   }
 
   /** Until when there is something to know, in ms: as long as the conversation, or its tombstone, lives. Null for ever. */
   function endsAt(): number | null {
-    if (page.deletedAt !== null) return page.deletedAt + TOMBSTONE_SECONDS * 1000;
-    if (page === BLANK || ttlSeconds === null) return null;
-    return page.renewedAt === 0 ? null : page.renewedAt + ttlSeconds * 1000;
+    if (content.deletedAt !== null) return content.deletedAt + TOMBSTONE_SECONDS * 1000;
+    if (content === BLANK || ttlSeconds === null) return null;
+    return content.renewedAt === 0 ? null : content.renewedAt + ttlSeconds * 1000;
   }
 
   return {
-    get page(): Readonly<Page> {
-      return page;
+    get content(): Readonly<Content> {
+      return content;
     },
     note,
     isDeleted,
@@ -104,8 +108,8 @@ export function createBook({ sql: database, now, ttlSeconds, tombstoneGone }: Bo
 
     /** Something happened in the conversation, so it is to live on. Written down where it cannot be seen to at once. */
     noteActivity(): void {
-      if (isDeleted() || page.renewDueAt !== null || now() < page.renewedAt + RENEW_EVERY_MS) return;
-      page = { ...page, renewDueAt: now() };
+      if (isDeleted() || content.renewDueAt !== null || now() < content.renewedAt + RENEW_EVERY_MS) return;
+      content = { ...content, renewDueAt: now() };
     },
 
     /** So that somebody looks again when Redis is back; it may have come back empty. */
@@ -123,7 +127,7 @@ export function createBook({ sql: database, now, ttlSeconds, tombstoneGone }: Bo
     /** Forgets what is over. Returns whether anything is left. */
     tidy(): boolean {
       const end = endsAt();
-      if (end !== null && end <= now() && page.renewDueAt === null) beginAnew();
+      if (end !== null && end <= now() && content.renewDueAt === null) beginAnew();
       return written !== null;
     },
 
@@ -132,7 +136,7 @@ export function createBook({ sql: database, now, ttlSeconds, tombstoneGone }: Bo
     exist: sql.exist,
     forgetTable(): void {
       sql.forget();
-      page = BLANK;
+      content = BLANK;
       written = null;
     },
   };

@@ -13,7 +13,7 @@ import { settledWrite } from "../settled-results.ts";
 import { type Sql, tablesOf } from "../sql.ts";
 import { createQueue } from "../storage/queue.ts";
 import type { ReadInCommit, SetWrite, Storage, Write, WriteOutcome } from "../storage/storage.ts";
-import { type Book, RENEW_EVERY_MS } from "./book.ts";
+import { type Book, OUTBOX, RENEW_EVERY_MS } from "./book.ts";
 import type { Results } from "./results.ts";
 
 /**
@@ -25,11 +25,6 @@ export const PUBLISH_AFTER_MS = 500;
 const [BATCH_MESSAGES, BATCH_BYTES] = [50, 1024 * 1024];
 /** The pauses after Redis has refused something, in ms: doubling. */
 const [FIRST_PAUSE_MS, LONGEST_PAUSE_MS] = [1_000, 3_600_000];
-
-const SCHEMA = `
-  CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL);`;
-
-export type Exchange = ReturnType<typeof createExchange>;
 
 export type ExchangeOptions = {
   conversationId: string;
@@ -50,7 +45,7 @@ export type ExchangeOptions = {
 
 export function createExchange(options: ExchangeOptions) {
   const { conversationId, storage, conversations, results, book, log, now, nextTryAt } = options;
-  const sql = tablesOf(options.sql, "outbox", SCHEMA);
+  const sql = tablesOf(options.sql, "outbox", OUTBOX);
   const inTurn = createQueue();
   /** False where the outbox is certainly empty. */
   let mayHoldMessages = true;
@@ -127,7 +122,7 @@ export function createExchange(options: ExchangeOptions) {
 
   /** What renews the conversation, where that is due: it is made if it is not known to stand. */
   function renewal(appends: boolean): { writes: Write[]; note: (outcomes: WriteOutcome[]) => void } {
-    const { known, renewDueAt: dueAt, creation, hasHistory: hadHistory } = book.page;
+    const { known, renewDueAt: dueAt, creation, hasHistory: hadHistory } = book.content;
     const isDue = dueAt !== null && dueAt <= now();
     // With the first message it is also seen whether the record still stands.
     if (book.isDeleted() || !(isDue || (appends && hadHistory === 0))) return { writes: [], note: () => {} };
@@ -163,7 +158,7 @@ export function createExchange(options: ExchangeOptions) {
    */
   async function ask(onSession?: ReadInCommit | SetWrite): Promise<string | null> {
     const messages = missingMessages();
-    const hadHistory = book.page.hasHistory === 1;
+    const hadHistory = book.content.hasHistory === 1;
     const renewed = renewal(messages.writes.length > 0);
     const settled = settledEntries();
     const first: Write[] = onSession === undefined ? [] : [onSession];
@@ -193,7 +188,7 @@ export function createExchange(options: ExchangeOptions) {
     conversations.reportDropped(conversationId, writes, outcomes);
     const isLost =
       renewed.writes.length > 0
-        ? book.page.known === 0
+        ? book.content.known === 0
         : hadHistory && begins(messages.writes, outcomes.slice(first.length));
     if (isLost) makeAgain();
     return onSession?.type === "get" ? (outcomes[0] as string | null) : null;
@@ -279,7 +274,7 @@ export function createExchange(options: ExchangeOptions) {
       const lacks = isLacking || lacksMessages();
       const lacksLog = !isPublishing && results.lacksLog();
       const retryAt = Math.max(now() + FIRST_PAUSE_MS, nextTryAt() ?? 0, pausedUntil);
-      const { renewDueAt } = book.page;
+      const { renewDueAt } = book.content;
       return earliest(
         renewDueAt === null ? book.endsAt() : Math.max(renewDueAt, retryAt),
         lacks ? retryAt : null,

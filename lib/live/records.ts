@@ -73,7 +73,7 @@ export function createRecords(options: RecordsOptions) {
   async function tellOfDeletion(deletedAt: number): Promise<readonly WriteOutcome[]> {
     const outcomes = await storage.commit([
       ...conversations.deleteWrites(conversationId, deletedAt),
-      ...book.page.ticketsDue.map((taskId): Write => ({ type: "delete", key: keys.task(taskId) })),
+      ...book.content.ticketsDue.map((taskId): Write => ({ type: "delete", key: keys.task(taskId) })),
     ]);
     book.note({ deletionDue: 0, ticketsDue: [] });
     return outcomes;
@@ -244,8 +244,8 @@ export function createRecords(options: RecordsOptions) {
       }
       if (isDeleted()) return { session: null, hadSession: false };
       session = connected() ?? (isCutOff(session) ? null : session);
-      if (session !== null && book.page.hadSession === 0) book.note({ hadSession: 1 });
-      return { session, hadSession: book.page.hadSession === 1 };
+      if (session !== null && book.content.hadSession === 0) book.note({ hadSession: 1 });
+      return { session, hadSession: book.content.hadSession === 1 };
     }).then((presence) => (arriving === null ? presence : records.look()));
   }
 
@@ -268,7 +268,7 @@ export function createRecords(options: RecordsOptions) {
     look(): Promise<Presence> {
       const session = connected();
       if (session === null || arriving !== null || isDeleted()) return lookInTurn();
-      if (book.page.hadSession === 0) book.note({ hadSession: 1 });
+      if (book.content.hadSession === 0) book.note({ hadSession: 1 });
       brought = exchange.askBehind("look", (error) => {
         if (isUnavailable(error)) lookAgain();
       });
@@ -360,7 +360,7 @@ export function createRecords(options: RecordsOptions) {
         if (to !== null) results.identify(to);
       };
       // Where nobody waits to hear what another was told, the session is all that there is to write.
-      if (book.page.hadSession === 1 && !results.hasOpen()) take();
+      if (book.content.hadSession === 1 && !results.hasOpen()) take();
       else book.transaction(take);
       await inTurn(async () => {
         try {
@@ -538,7 +538,8 @@ export function createRecords(options: RecordsOptions) {
     async forget(taskIds: readonly string[] = []): Promise<boolean> {
       if (isDeleted()) return false;
       const deletedAt = now();
-      const wasKnown = book.page.known === 1 || book.page.creation !== null || book.page.hadSession === 1;
+      const wasKnown =
+        book.content.known === 1 || book.content.creation !== null || book.content.hadSession === 1;
       const settled = book.transaction(() => {
         current.clear();
         exchange.wipe();
@@ -563,8 +564,8 @@ export function createRecords(options: RecordsOptions) {
       await keepConnected();
       await inTurn(async () => {
         try {
-          if (isDeleted() && book.page.deletionDue === 1) {
-            await tellOfDeletion(book.page.deletedAt ?? now());
+          if (isDeleted() && book.content.deletionDue === 1) {
+            await tellOfDeletion(book.content.deletedAt ?? now());
           }
           await saveSession();
           await exchange.giveAll();
@@ -578,7 +579,7 @@ export function createRecords(options: RecordsOptions) {
 
     /** When something has to be done next, in ms; null for never. */
     nextDue(): number | null {
-      const isLacking = book.page.deletionDue === 1 || (current.copy(now())?.unsaved ?? null) !== null;
+      const isLacking = book.content.deletionDue === 1 || (current.copy(now())?.unsaved ?? null) !== null;
       const keepAt = keepDueAt();
       return earliest(
         exchange.nextDue(isLacking),

@@ -8,7 +8,7 @@
  * | `waiting` | nobody has been told | `say`; `expire`; a newer result of its topic; the cap of 200; `acknowledge`; `cancel` |
  * | `saying` | a frame may be on its way | `conclude`: delivered, or nothing was sent → where it was; else, or by `recover` after a restart → `unconfirmed` |
  * | `unconfirmed` | it may have been heard | `say`, once more, in another agent conversation; `acknowledge`; `expire` |
- * | `delivered`, `expired`, `superseded`, `dropped`, `cancelled` | settled | forgotten 48 h later, within an hour |
+ * | `delivered`, `expired`, `superseded`, `dropped`, `cancelled` | settled | forgotten 48 h later, within the next hour; of a deleted conversation with its tombstone |
  *
  * What is being said or `unconfirmed` also goes back where it was before by `disprove`. An operator may have anything
  * that is not being said said `again`: it waits as if it were new.

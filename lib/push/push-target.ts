@@ -51,7 +51,7 @@ export type PushTargetRefusal =
   | "port_not_allowed";
 
 /** What of a URL says whose it is. */
-export type Place = Pick<URL, "hostname" | "host" | "pathname">;
+type Place = Pick<URL, "hostname" | "host" | "pathname">;
 
 /** `detail` is a sentence that holds at most the host. */
 export type PushTarget =
@@ -150,8 +150,8 @@ function listableAddress(canonical: string): string | undefined {
  * `ws:` or `wss:`, and at any port unless the entry names one. That is how local development says so.
  * Path and query are free.
  *
- * Returns the parsed URL, for its host; what is stored and dialled stays the text that was checked, since
- * the parser may rewrite a query. A refusal has a stable reason, and a detail that holds at most the host,
+ * Returns the URL, parsed where more is asked of it than its host; what is stored stays the text that was checked,
+ * since the parser may rewrite a query. A refusal has a stable reason, and a detail that holds at most the host,
  * never path, query, userinfo or port. Never throws.
  */
 export function checkPushTarget(url: string, allowed: AllowedHosts): PushTarget {
@@ -170,9 +170,11 @@ const MAX_ORIGINS = 100;
 
 function checkOrigin(origin: string, allowed: AllowedHosts): PushTarget {
   const known = checkedOrigins.get(allowed) ?? new Map<string, PushTarget>();
-  const verdict = known.get(origin) ?? checkWhole(`${origin}/`, allowed);
+  const remembered = known.get(origin);
+  if (remembered !== undefined) return remembered;
   // Whoever may register can make up as many as they like.
   if (known.size === MAX_ORIGINS) known.clear();
+  const verdict = checkWhole(`${origin}/`, allowed);
   checkedOrigins.set(allowed, known.set(origin, verdict));
   return verdict;
 }
@@ -201,6 +203,7 @@ class Target {
   }
 }
 
+/** Decides it of any text, remembering nothing. */
 function checkWhole(url: string, allowed: AllowedHosts): PushTarget {
   const target = checkAddress(url, "wss", allowed);
   if (!target.ok) return target;

@@ -89,11 +89,10 @@ export function createUpstashExchange({
     read: (answer: unknown) => T,
   ): Promise<T> {
     const attempts = isRepeatable(body) ? 2 : 1;
+    const asked = JSON.stringify(body);
     let answered: { response: Response; text: string };
     try {
-      answered = await inTime(timeoutMs, (deadline, signal) =>
-        post(path, JSON.stringify(body), attempts, deadline, signal),
-      );
+      answered = await inTime(timeoutMs, (deadline, signal) => post(path, asked, attempts, deadline, signal));
     } catch (cause) {
       throw cause instanceof UpstashExchangeError ? cause : new UpstashExchangeError("timeout", { cause });
     }
