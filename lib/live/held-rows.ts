@@ -184,15 +184,17 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
     },
 
     /**
-     * Sets columns of a row that was found whole, if `condition` holds where there is one. Returns whether it was done.
-     * Nothing is read back: a row has more columns than a step changes.
+     * Sets columns of a row that was found whole, if it stands in the table as it was found: two lives of an object could
+     * not both take a step. Returns whether it was done. Nothing is read back: a row has more columns than a step changes.
      */
-    set(row: Row, fields: Partial<Row>, condition?: string): boolean {
+    set(row: Row, fields: Partial<Row>): boolean {
       const { request_id: requestId } = row;
       const marked = marks.get(requestId);
       const all = marked === undefined ? fields : { ...marked, ...fields };
-      const where = condition === undefined ? "seq = ?" : `seq = ? AND ${condition}`;
-      if (!write(all, where, row.seq)) return false;
+      if (!write(all, "seq = ? AND status = ? AND settled_at IS ?", row.seq, row.status, row.settled_at)) {
+        forget();
+        return false;
+      }
       if (marked !== undefined) marks.delete(requestId);
       note({ ...row, ...all }, row);
       return true;

@@ -200,10 +200,9 @@ type Overview = {
   retryAt: number | null;
 };
 
-/** Whether a row may still be said; the same in both languages. */
+/** Whether a row may still be said. */
 const isOpen = ({ settled_at, status }: Row) =>
   settled_at === null && (status === "waiting" || status === "unconfirmed");
-const OPEN = "settled_at IS NULL AND status IN ('waiting', 'unconfirmed')";
 
 const isTold = ({ settled_at, told_to, saying_to }: Row) =>
   settled_at === null && (told_to !== null || saying_to !== null);
@@ -274,9 +273,9 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
   }
 
   /** It may have been heard where it was being said. */
-  function markUnconfirmed(row: Row, attempts: string, now: number): void {
+  function markUnconfirmed(row: Row, attempts: string, now: number): boolean {
     const isGivenUp = row.tellings + 1 > 1;
-    held.set(row, {
+    return held.set(row, {
       status: "unconfirmed",
       reason: "unconfirmed",
       attempts,
@@ -403,10 +402,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
           attempts: JSON.stringify(attempts),
           saying_to: JSON.stringify(to),
         } as const;
-        const isDone = held.set(row, saying, OPEN);
-        // What is remembered said otherwise: somebody else has written.
-        if (!isDone) held.forget();
-        return isDone;
+        return held.set(row, saying);
       });
     },
 
@@ -419,25 +415,24 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
         const row = find(requestId);
         if (row?.status !== "saying") return false;
         const attempts = lastAttemptIs(row, { outcome, ...detail });
-        if (outcome === "unconfirmed") markUnconfirmed(row, attempts, now);
-        else if (outcome === "delivered") {
-          held.set(row, { status: "delivered", attempts, saying_to: null, retry_at: null, settled_at: now });
-        } else {
-          const { registrationId } = JSON.parse(row.saying_to ?? "{}") as AgentConversation;
-          const pause = RETRY_MS[Math.min(row.failures, RETRY_MS.length - 1)] ?? 0;
-          // Whoever is there next is told; there is nothing to try again where the conversation is over.
-          const isOver = outcome === "ended";
-          held.set(row, {
-            status: row.tellings > 0 ? "unconfirmed" : "waiting",
-            reason: isOver ? "session_expired" : "push_failed",
-            attempts,
-            saying_to: null,
-            failed_for: registrationId,
-            failures: row.failures + 1,
-            retry_at: isOver ? null : now + pause,
-          });
+        if (outcome === "unconfirmed") return markUnconfirmed(row, attempts, now);
+        if (outcome === "delivered") {
+          const delivered = { status: "delivered", attempts, saying_to: null, retry_at: null } as const;
+          return held.set(row, { ...delivered, settled_at: now });
         }
-        return true;
+        const { registrationId } = JSON.parse(row.saying_to ?? "{}") as AgentConversation;
+        const pause = RETRY_MS[Math.min(row.failures, RETRY_MS.length - 1)] ?? 0;
+        // Whoever is there next is told; there is nothing to try again where the conversation is over.
+        const isOver = outcome === "ended";
+        return held.set(row, {
+          status: row.tellings > 0 ? "unconfirmed" : "waiting",
+          reason: isOver ? "session_expired" : "push_failed",
+          attempts,
+          saying_to: null,
+          failed_for: registrationId,
+          failures: row.failures + 1,
+          retry_at: isOver ? null : now + pause,
+        });
       });
     },
 
@@ -472,14 +467,13 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
         if (row === undefined || !isStanding) return false;
         // It is the last telling that was heard, unless nobody was reached by it.
         const wasOpen = ["pending", "unconfirmed"].includes(read(row).attempts.at(-1)?.outcome ?? "");
-        held.set(row, {
+        return held.set(row, {
           status: "delivered",
           attempts: wasOpen ? lastAttemptIs(row, { outcome: "delivered", proof: "heard" }) : row.attempts,
           retry_at: null,
           // One that had been given up is settled anew.
           settled_at: now,
         });
-        return true;
       });
     },
 
@@ -494,10 +488,10 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     ): string[] {
       return held.transaction(() => {
         const told = held.read("status = 'saying' OR (status = 'unconfirmed' AND text IS NOT NULL)");
-        const wrong = told.filter((row) => isIt(read(row)));
-        for (const row of wrong) {
+        const wrong = told.filter((row) => {
+          if (!isIt(read(row))) return false;
           const tellings = row.status === "saying" ? row.tellings : row.tellings - 1;
-          held.set(row, {
+          return held.set(row, {
             status: tellings > 0 ? "unconfirmed" : "waiting",
             reason: "push_failed",
             attempts: lastAttemptIs(row, { outcome }),
@@ -509,7 +503,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
             retry_at: retryAt,
             settled_at: null,
           });
-        }
+        });
         return wrong.map(({ request_id }) => request_id);
       });
     },
@@ -517,13 +511,9 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
     /** After a restart: a frame that was on its way may have been heard. Returns the ids. */
     recover(now: number): string[] {
       const saying = held.unsettled().filter(({ status }) => status === "saying");
-      if (saying.length === 0) return [];
-      return held.transaction(() =>
-        held.whole(saying).map((row) => {
-          markUnconfirmed(row, lastAttemptIs(row, { outcome: "unconfirmed" }), now);
-          return row.request_id;
-        }),
-      );
+      return eachOf(held.whole(saying), (row) =>
+        markUnconfirmed(row, lastAttemptIs(row, { outcome: "unconfirmed" }), now),
+      ).map(({ request_id }) => request_id);
     },
 
     /** Whether anything that is not settled may have been heard. */
@@ -613,7 +603,7 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
           if (!waits && waiting >= MAX_WAITING) return false;
           if (!waits) waiting += 1;
           const mayHaveHeard = row.status === "delivered" || row.tellings > 0;
-          held.set(row, {
+          return held.set(row, {
             status: "waiting",
             reason: null,
             tellings: mayHaveHeard ? 1 : 0,
@@ -627,7 +617,6 @@ export function createResults({ sql: database, ttlSeconds }: ResultsOptions) {
             again: row.again + 1,
             waits_since: now,
           });
-          return true;
         });
       });
     },

@@ -377,6 +377,24 @@ test("a delivery writes its row four times, from its arrival to the log", () => 
   expect(sql.rows(indexes)).toEqual([]);
 });
 
+test("of two lives of an object over one table, one takes each step", () => {
+  const sql = memorySql();
+  onTestFinished(() => sql.close());
+  const to = conversationOf("first");
+  const dead = createResults({ sql, ttlSeconds: TTL_SECONDS });
+  dead.insert(result("r1"), "{}", START);
+  dead.insert(result("r2"), "{}", START);
+  const results = createResults({ sql, ttlSeconds: TTL_SECONDS });
+  expect(results.say(["r1"], "relay", to, START)).toEqual(["r1"]);
+  // It remembers that both wait.
+  expect(dead.say(["r1"], "relay", to, START)).toEqual([]);
+  expect(results.expire(START + TTL_SECONDS * 1000)).toEqual(["r2"]);
+  expect(dead.expire(START + TTL_SECONDS * 1000)).toEqual([]);
+  expect(results.conclude(["r1"], { outcome: "delivered" }, START)).toEqual(["r1"]);
+  expect(dead.conclude(["r1"], { outcome: "unconfirmed" }, START)).toEqual([]);
+  expect(results.get("r1")).toMatchObject({ status: "delivered", tellings: 0 });
+});
+
 describe("what is due next", () => {
   test("nothing where there is nothing, and no table is made by looking", () => {
     const results = table();
