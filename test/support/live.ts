@@ -62,24 +62,35 @@ export function createClock(start = START) {
       timers = timers.filter((other) => other !== timer);
     };
   };
+  async function advance(ms: number): Promise<void> {
+    await settle();
+    const end = now + ms;
+    for (;;) {
+      const next = timers.toSorted((a, b) => a.at - b.at)[0];
+      if (next === undefined || next.at > end) break;
+      timers = timers.filter((timer) => timer !== next);
+      now = Math.max(now, next.at);
+      next.wake();
+      await settle();
+    }
+    now = end;
+    await settle();
+  }
   return {
     now: () => now,
     after,
     wait: (ms: number, signal?: AbortSignal) => pause(ms, signal, after),
     settle,
-    async advance(ms: number): Promise<void> {
+    advance,
+    /** Turns it until work is done that waits for it, as a push does that is tried again. */
+    async during(work: Promise<unknown>): Promise<void> {
+      let isDone = false;
+      const over = work.finally(() => {
+        isDone = true;
+      });
       await settle();
-      const end = now + ms;
-      for (;;) {
-        const next = timers.toSorted((a, b) => a.at - b.at)[0];
-        if (next === undefined || next.at > end) break;
-        timers = timers.filter((timer) => timer !== next);
-        now = Math.max(now, next.at);
-        next.wake();
-        await settle();
-      }
-      now = end;
-      await settle();
+      while (!isDone) await advance(100);
+      await over;
     },
   };
 }
@@ -394,7 +405,7 @@ export function testConversation({
         // Like the object's own alarm: never twice in a second.
         const due = Math.max(tester.nextDue() ?? end, now() + 1_000);
         await clock.advance(Math.min(due, end) - now());
-        if (due <= now()) await tester.alarm();
+        if (due <= now()) await clock.during(tester.alarm());
       }
     },
 

@@ -238,7 +238,7 @@ test("whatever happens, and in which order, each settled result has one line, an
         c.close();
       },
     ),
-    { numRuns: 12 },
+    { numRuns: 300 },
   );
 }, 120_000);
 
