@@ -46,15 +46,16 @@ export function traceBy(
 
 /** Does the work, with which the span ends. */
 function endedWith<T>(span: Pick<Span, "end">, work: () => T): T {
-  let isUnderWay = false;
+  let done: T;
   try {
-    const done = work();
-    if (!(done instanceof Promise)) return done;
-    isUnderWay = true;
-    return done.finally(() => span.end()) as T;
-  } finally {
-    if (!isUnderWay) span.end();
+    done = work();
+  } catch (error) {
+    span.end();
+    throw error;
   }
+  if (done instanceof Promise) return done.finally(() => span.end()) as T;
+  span.end();
+  return done;
 }
 
 const noNote = () => {};

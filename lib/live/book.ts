@@ -4,7 +4,7 @@
  */
 import { TOMBSTONE_SECONDS } from "../conversation-store.ts";
 import { ConversationDeletedError } from "../errors.ts";
-import { type Sql, tablesOf } from "../sql.ts";
+import type { Tables } from "../sql.ts";
 import type { TtlSeconds } from "../storage/storage.ts";
 
 /** Times to live and the index are renewed at most this often, in ms. */
@@ -40,16 +40,14 @@ const BLANK: Content = {
 };
 const BLANK_TEXT = JSON.stringify(BLANK);
 
-/** Messages that Redis lacks (`exchange.ts`). Earlier versions take it to be there where the book is. */
-export const OUTBOX = `
-  CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL);`;
-const SCHEMA = `
-  CREATE TABLE IF NOT EXISTS book (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), content TEXT NOT NULL);${OUTBOX}`;
+export const BOOK = `
+  CREATE TABLE IF NOT EXISTS book (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), content TEXT NOT NULL);`;
 
 export type Book = ReturnType<typeof createBook>;
 
 type BookOptions = {
-  sql: Sql;
+  /** A table `book` is among them. */
+  tables: Tables;
   /** The clock, in ms since the epoch. */
   now: () => number;
   /** How long a conversation lives from its last activity; null for ever. */
@@ -58,9 +56,8 @@ type BookOptions = {
   tombstoneGone: () => void;
 };
 
-export function createBook({ sql: database, now, ttlSeconds, tombstoneGone }: BookOptions) {
-  const sql = tablesOf(database, "book", SCHEMA);
-  const [row] = sql.rows<{ content: string }>("SELECT content FROM book");
+export function createBook({ tables, now, ttlSeconds, tombstoneGone }: BookOptions) {
+  const [row] = tables.rows<{ content: string }>("SELECT content FROM book");
   let content: Content =
     row === undefined ? BLANK : { ...BLANK, ...(JSON.parse(row.content) as Partial<Content>) };
   /** It as it stands in its table; null where it does not. */
@@ -71,7 +68,7 @@ export function createBook({ sql: database, now, ttlSeconds, tombstoneGone }: Bo
     const text = JSON.stringify(content);
     if (text === (written ?? BLANK_TEXT)) return;
     written = text;
-    sql.run("INSERT OR REPLACE INTO book VALUES (1, ?)", text);
+    tables.run("INSERT OR REPLACE INTO book VALUES (1, ?)", text);
   }
 
   /** The old one is over: nothing that was known holds any more. */
@@ -79,7 +76,7 @@ export function createBook({ sql: database, now, ttlSeconds, tombstoneGone }: Bo
     if (content.deletedAt !== null) tombstoneGone();
     content = BLANK;
     written = null;
-    sql.run("DELETE FROM book");
+    tables.run("DELETE FROM book");
   }
 
   function isDeleted(): boolean {
@@ -131,11 +128,8 @@ export function createBook({ sql: database, now, ttlSeconds, tombstoneGone }: Bo
       return written !== null;
     },
 
-    /** Does the work all or nothing. */
-    transaction: sql.transaction,
-    exist: sql.exist,
+    /** The table is gone. */
     forgetTable(): void {
-      sql.forget();
       content = BLANK;
       written = null;
     },

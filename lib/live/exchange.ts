@@ -10,10 +10,10 @@ import { byteLength, parseExactly, stringifyJson } from "../json.ts";
 import { type Logger, logFailure } from "../log.ts";
 import { type After, earliest } from "../patience.ts";
 import { settledWrite } from "../settled-results.ts";
-import { type Sql, tablesOf } from "../sql.ts";
+import type { Tables } from "../sql.ts";
 import { createQueue } from "../storage/queue.ts";
 import type { ReadInCommit, SetWrite, Storage, Write, WriteOutcome } from "../storage/storage.ts";
-import { type Book, OUTBOX, RENEW_EVERY_MS } from "./book.ts";
+import { type Book, RENEW_EVERY_MS } from "./book.ts";
 import type { Results } from "./results.ts";
 
 /**
@@ -26,9 +26,13 @@ const [BATCH_MESSAGES, BATCH_BYTES] = [50, 1024 * 1024];
 /** The pauses after Redis has refused something, in ms: doubling. */
 const [FIRST_PAUSE_MS, LONGEST_PAUSE_MS] = [1_000, 3_600_000];
 
+export const OUTBOX = `
+  CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL);`;
+
 export type ExchangeOptions = {
   conversationId: string;
-  sql: Sql;
+  /** A table `outbox` is among them. */
+  tables: Tables;
   storage: Storage;
   conversations: ConversationStore;
   results: Results;
@@ -44,8 +48,7 @@ export type ExchangeOptions = {
 };
 
 export function createExchange(options: ExchangeOptions) {
-  const { conversationId, storage, conversations, results, book, log, now, nextTryAt } = options;
-  const sql = tablesOf(options.sql, "outbox", OUTBOX);
+  const { conversationId, tables, storage, conversations, results, book, log, now, nextTryAt } = options;
   const inTurn = createQueue();
   /** False where the outbox is certainly empty. */
   let mayHoldMessages = true;
@@ -65,7 +68,7 @@ export function createExchange(options: ExchangeOptions) {
   /** Messages of who could not reach Redis, oldest first. */
   function outbox(limit: number): { id: string; text: string }[] {
     if (!mayHoldMessages) return [];
-    const held = sql.rows<{ id: string; text: string }>(
+    const held = tables.rows<{ id: string; text: string }>(
       "SELECT id, text FROM outbox ORDER BY seq LIMIT ?",
       limit,
     );
@@ -73,7 +76,7 @@ export function createExchange(options: ExchangeOptions) {
     return held;
   }
 
-  const drop = (messageId: string): void => void sql.run("DELETE FROM outbox WHERE id = ?", messageId);
+  const drop = (messageId: string): void => void tables.run("DELETE FROM outbox WHERE id = ?", messageId);
 
   const lacksMessages = (): boolean => results.lacksHistory() || outbox(1).length > 0;
 
@@ -232,13 +235,13 @@ export function createExchange(options: ExchangeOptions) {
     /** Keeps a message of who could not reach Redis. */
     keep(message: Message): void {
       mayHoldMessages = true;
-      sql.run("INSERT OR IGNORE INTO outbox (id, text) VALUES (?, ?)", message.id, messageText(message));
+      tables.run("INSERT OR IGNORE INTO outbox (id, text) VALUES (?, ?)", message.id, messageText(message));
       // The caller's own request may have been done, and its answer lost.
       perhapsSent.add(message.id);
     },
     drop,
     /** The conversation was deleted. */
-    wipe: (): void => void sql.run("DELETE FROM outbox"),
+    wipe: (): void => void tables.run("DELETE FROM outbox"),
 
     /** Gives everything that is lacking, in as many requests as it takes. Throws StorageError. */
     async giveAll(): Promise<void> {
@@ -289,9 +292,8 @@ export function createExchange(options: ExchangeOptions) {
       return outbox(1).length > 0;
     },
 
-    exist: sql.exist,
+    /** The table is gone. */
     forgetTable(): void {
-      sql.forget();
       mayHoldMessages = false;
     },
   };

@@ -145,8 +145,6 @@ export function createHeldRows<Row extends HeldRow & Record<string, SqlValue>>(t
   }
 
   return {
-    /** Everything is read again, what is still to be written of it excepted. */
-    forget,
     /** The table is gone. */
     forgetTable(): void {
       marks.clear();

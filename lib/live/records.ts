@@ -16,13 +16,14 @@ import {
   type SessionStore,
   sessionDeadline,
 } from "../session-store.ts";
+import { type Sql, tablesOf } from "../sql.ts";
 import type { SetWrite, TtlSeconds, Write, WriteOutcome } from "../storage/storage.ts";
 import { TASK_TTL_SECONDS } from "../task.ts";
 import { type AgentConversation, agentConversationOf, isSame } from "./agent-conversation.ts";
-import { createBook } from "./book.ts";
+import { BOOK, createBook } from "./book.ts";
 import { createCurrentSession, hasEnded, isOlder } from "./current-session.ts";
 import type { Presence } from "./delivery.ts";
-import { createExchange, type ExchangeOptions } from "./exchange.ts";
+import { createExchange, type ExchangeOptions, OUTBOX } from "./exchange.ts";
 
 /** How often the session of a page that is connected is renewed, in ms. */
 export const RENEW_SESSION_MS = 240_000;
@@ -31,7 +32,8 @@ const FRESH_MS = 1_000;
 /** By then a request that timed out has been carried out or never will be, in ms. */
 const LATE_REQUESTS_MS = 3_000;
 
-export type RecordsOptions = Omit<ExchangeOptions, "book"> & {
+export type RecordsOptions = Omit<ExchangeOptions, "tables" | "book"> & {
+  sql: Sql;
   sessions: SessionStore;
   /** How long a conversation lives from its last activity; null for ever. */
   ttlSeconds: TtlSeconds;
@@ -50,9 +52,11 @@ export type Records = ReturnType<typeof createRecords>;
 /** Nothing here rejects because Redis is down, unless it says so. */
 export function createRecords(options: RecordsOptions) {
   const { conversationId, sql, storage, sessions, conversations, results, now, ttlSeconds } = options;
-  const book = createBook({ sql, now, ttlSeconds, tombstoneGone: results.forgetWiped });
+  // Made together: where the book is, so is the outbox.
+  const tables = tablesOf(sql, "book", BOOK + OUTBOX);
+  const book = createBook({ tables, now, ttlSeconds, tombstoneGone: results.forgetWiped });
   const { isDeleted, requireStanding, noteActivity, lookAgain } = book;
-  const exchange = createExchange({ ...options, book });
+  const exchange = createExchange({ ...options, tables, book });
   const { inTurn, noteFailure } = exchange;
   const current = createCurrentSession(
     sql,
@@ -154,7 +158,7 @@ export function createRecords(options: RecordsOptions) {
     const before = current.copy(now());
     const copy = { registrationId: session.registrationId, since: now() };
     noteActivity();
-    book.transaction(() => {
+    tables.transaction(() => {
       current.set(session, copy.since, "set");
       book.note({ hadSession: 1 });
       results.identify(to);
@@ -361,7 +365,7 @@ export function createRecords(options: RecordsOptions) {
       };
       // Where nobody waits to hear what another was told, the session is all that there is to write.
       if (book.content.hadSession === 1 && !results.hasOpen()) take();
-      else book.transaction(take);
+      else tables.transaction(take);
       await inTurn(async () => {
         try {
           await saveSession();
@@ -540,7 +544,7 @@ export function createRecords(options: RecordsOptions) {
       const deletedAt = now();
       const wasKnown =
         book.content.known === 1 || book.content.creation !== null || book.content.hadSession === 1;
-      const settled = book.transaction(() => {
+      const settled = tables.transaction(() => {
         current.clear();
         exchange.wipe();
         book.close(deletedAt, taskIds);
@@ -595,9 +599,10 @@ export function createRecords(options: RecordsOptions) {
       return lacks || knows || current.diesAt() !== null;
     },
 
-    exist: () => book.exist() || exchange.exist() || current.exists(),
+    exist: () => tables.exist() || current.exists(),
 
     forgetTables(): void {
+      tables.forget();
       book.forgetTable();
       exchange.forgetTable();
       current.forgetTables();

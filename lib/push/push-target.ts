@@ -54,9 +54,7 @@ export type PushTargetRefusal =
 type Place = Pick<URL, "hostname" | "host" | "pathname">;
 
 /** `detail` is a sentence that holds at most the host. */
-export type PushTarget =
-  | ({ ok: true; url: URL } & Place)
-  | { ok: false; reason: PushTargetRefusal; detail: string };
+export type PushTarget = Target | { ok: false; reason: PushTargetRefusal; detail: string };
 
 /**
  * The API hosts of ElevenLabs and its data residencies, as its packages and documentation name them
@@ -179,18 +177,20 @@ function checkOrigin(origin: string, allowed: AllowedHosts): PushTarget {
   return verdict;
 }
 
-/** A URL of an origin that was checked, parsed where more is asked for than whose it is. */
-class Target {
+/** A URL that was checked, parsed where more is asked of it than whose it is. */
+class Target implements Place {
   readonly ok = true;
   readonly hostname: string;
   readonly host: string;
   readonly #text: string;
   #url: URL | undefined;
 
-  constructor(text: string, { hostname, host }: Place) {
+  /** `place` is the URL itself, or another of its origin. */
+  constructor(text: string, place: URL | Target) {
     this.#text = text;
-    this.hostname = hostname;
-    this.host = host;
+    this.#url = place instanceof URL ? place : undefined;
+    this.hostname = place.hostname;
+    this.host = place.host;
   }
 
   get url(): URL {
@@ -298,8 +298,7 @@ export function checkAddress(url: string, secure: "wss" | "https", allowed: Allo
       `The URL's scheme is ${plain}, which is for listed loopback hosts only.`,
     );
   }
-  const { hostname, pathname } = parsed;
-  return { ok: true, url: parsed, hostname, host: parsed.host, pathname };
+  return new Target(url, parsed);
 }
 
 function isListedLoopback(host: string, allowed: AllowedHosts): boolean {
