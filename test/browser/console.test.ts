@@ -362,7 +362,8 @@ describe.skipIf(chromium === null)("the console", () => {
     await session.locator("a").focus();
     await page.keyboard.press("Enter");
     await heading(page, "live");
-    expect(await page.evaluate(() => document.activeElement?.tagName)).toBe("H1");
+    // The heading is shown before it is given the focus.
+    await expect.poll(() => page.evaluate(() => document.activeElement?.tagName)).toBe("H1");
   });
 
   test("a conversation shows its session, results, messages, tasks and connections", async () => {
